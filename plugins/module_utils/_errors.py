@@ -1,0 +1,89 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can go wrong, as values: raised anywhere below ``_module.py``, turned into a module failure only there."""
+
+from __future__ import annotations
+
+
+class VMForgeError(Exception):
+    """A failure that an operator can act on.
+
+    Args:
+        message: What failed, on what, why, and what to do next. Never holds a secret.
+        code: A stable word for programs, such as ``scratch_full``. Defaults to the class's own.
+    """
+
+    code = "failed"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if code is not None:
+            self.code = code
+
+
+class InputError(VMForgeError):
+    """An option or a request that cannot be carried out as given; nothing was touched."""
+
+    code = "invalid_input"
+
+
+class NotFoundError(VMForgeError):
+    """A thing that was named does not exist."""
+
+    code = "not_found"
+
+
+class DependencyError(VMForgeError):
+    """A library or program is missing on this host."""
+
+    code = "missing_dependency"
+
+
+class BusyError(VMForgeError):
+    """Something else is working on the same thing right now."""
+
+    code = "busy"
+
+
+class HypervisorError(VMForgeError):
+    """libvirt or QEMU refused or failed."""
+
+    code = "hypervisor"
+
+
+class SourceError(VMForgeError):
+    """A disk could not be read to its end."""
+
+    code = "source"
+
+
+class SourceChangedError(SourceError):
+    """The domain was started, stopped or changed under the reader: what was read is discarded."""
+
+    code = "source_changed"
+
+
+class StorageError(VMForgeError):
+    """The local backup directory could not be read or written."""
+
+    code = "storage"
+
+
+class S3Error(VMForgeError):
+    """The object store refused or failed."""
+
+    code = "s3"
+
+
+class FormatError(VMForgeError):
+    """Data of ours that cannot be read: a manifest, a sidecar or an image that is not what it should be."""
+
+    code = "format"
+
+
+class CancelledError(VMForgeError):
+    """The run was asked to stop, by a signal or because another part of it failed."""
+
+    code = "cancelled"

@@ -1,0 +1,74 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The boundary: the one place that knows ``AnsibleModule``. Everything below takes plain values and raises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable, Mapping
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a use case is asked to do.
+
+    Attributes:
+        params: The module's options, typed and defaulted by Ansible.
+        check_mode: Plan only; touch nothing.
+        diff_mode: A ``diff`` is wanted in the outcome.
+    """
+
+    params: Mapping[str, Any]
+    check_mode: bool = False
+    diff_mode: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a use case did, or would do in check mode.
+
+    Attributes:
+        changed: Whether anything was, or would be, changed.
+        values: The module's return values.
+        diff: Ansible's diff structure, where one was asked for.
+        warnings: Sentences for the operator.
+        failure: Set when part of the work failed: the module fails with it and still returns ``values``.
+    """
+
+    changed: bool
+    values: Mapping[str, Any] = field(default_factory=dict)
+    diff: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+    failure: str | None = None
+
+
+UseCase = Callable[[Request], Outcome]
+
+
+def run_module(argument_spec: Mapping[str, Any], use_case: UseCase, **rules: Any) -> None:
+    """Run one use case as an Ansible module and exit.
+
+    Args:
+        argument_spec: Ansible's argument specification.
+        use_case: Takes a :class:`Request`, returns an :class:`Outcome` or raises :class:`VMForgeError`.
+        rules: ``required_if``, ``mutually_exclusive`` and the like, for ``AnsibleModule``.
+    """
+    module = AnsibleModule(argument_spec=dict(argument_spec), supports_check_mode=True, **rules)
+    request = Request(params=module.params, check_mode=module.check_mode, diff_mode=module._diff)
+    try:
+        outcome = use_case(request)
+    except VMForgeError as error:
+        module.fail_json(msg=error.message, code=error.code)
+    for warning in outcome.warnings:
+        module.warn(warning)
+    result = dict(outcome.values, changed=outcome.changed)
+    if outcome.diff is not None and request.diff_mode:
+        result["diff"] = outcome.diff
+    if outcome.failure is not None:
+        module.fail_json(msg=outcome.failure, **result)
+    module.exit_json(**result)
