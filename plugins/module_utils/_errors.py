@@ -36,9 +36,17 @@ class NotFoundError(VMForgeError):
 
 
 class DependencyError(VMForgeError):
-    """A library or program is missing on this host."""
+    """A library or program is missing on this host.
+
+    Args:
+        libraries: Import names of the missing Python libraries; another interpreter may have them.
+    """
 
     code = "missing_dependency"
+
+    def __init__(self, message: str, *, libraries: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.libraries = libraries
 
 
 class BusyError(VMForgeError):

@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
 
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import DependencyError, VMForgeError
+
+# The distributions' own interpreters: their packages are not visible from a virtualenv or a newer Python.
+_SYSTEM_PYTHONS = ["/usr/bin/python3", "/usr/libexec/platform-python"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,9 @@ def run_module(argument_spec: Mapping[str, Any], use_case: UseCase, **rules: Any
     request = Request(params=module.params, check_mode=module.check_mode, diff_mode=module._diff)
     try:
         outcome = use_case(request)
+    except DependencyError as error:
+        _respawn_where_present(error.libraries)
+        module.fail_json(msg=error.message, code=error.code)
     except VMForgeError as error:
         module.fail_json(msg=error.message, code=error.code)
     for warning in outcome.warnings:
@@ -72,3 +79,12 @@ def run_module(argument_spec: Mapping[str, Any], use_case: UseCase, **rules: Any
     if outcome.failure is not None:
         module.fail_json(msg=outcome.failure, **result)
     module.exit_json(**result)
+
+
+def _respawn_where_present(libraries: tuple[str, ...]) -> None:
+    """Run the module again under an interpreter that has the missing libraries; return when there is none."""
+    if not libraries or has_respawned():
+        return
+    interpreters = [path for path in _SYSTEM_PYTHONS if all(probe_interpreters_for_module([path], name) for name in libraries)]
+    if interpreters:
+        respawn_module(interpreters[0])

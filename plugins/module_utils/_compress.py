@@ -1,0 +1,41 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One guest cluster to its compressed form, as QEMU reads it back."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, Callable, Union
+
+from ansible_collections.vmforge.backup.plugins.module_utils._deps import need, zstandard
+
+# QEMU inflates raw deflate streams of this window (block/qcow2-threads.c).
+_WINDOW_BITS = -12
+DEFAULT_LEVELS = {"zstd": 1, "zlib": 1, "none": 0}
+MAX_LEVELS = {"zstd": 19, "zlib": 9, "none": 0}
+
+Compressor = Callable[[Union[bytes, bytearray, memoryview]], Any]
+
+
+def make_compressor(compression: str, level: int) -> Compressor | None:
+    """A function that compresses one cluster; None where clusters are stored as they are.
+
+    A compressor is used by one thread only. The content size is in every zstd frame, for a frame must decode to
+    exactly one cluster.
+
+    Raises:
+        DependencyError: The zstandard library is missing.
+    """
+    if compression == "none":
+        return None
+    if compression == "zstd":
+        need("zstandard")
+        compress: Compressor = zstandard.ZstdCompressor(level=level, write_content_size=True).compress
+        return compress
+
+    def deflate(data: bytes | bytearray | memoryview) -> bytes:
+        packer = zlib.compressobj(level, zlib.DEFLATED, _WINDOW_BITS)
+        return packer.compress(data) + packer.flush()
+
+    return deflate

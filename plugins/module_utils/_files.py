@@ -1,0 +1,103 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files that are whole or not there at all, and durable once written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, StorageError
+
+
+@contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Turn operating system errors into ``StorageError``; FileExistsError and FileNotFoundError are for the caller."""
+    try:
+        yield
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError as error:
+        raise storage_error(what, error) from error
+
+
+def storage_error(what: str, error: OSError) -> StorageError:
+    """Describe an operating system error. ENOSPC and EDQUOT get the code ``target_full``."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = " Free space there, or prune old backups." if full else ""
+    return StorageError(
+        f"{what[0].upper()}{what[1:]} failed: {error.strerror or error}.{hint}",
+        code="target_full" if full else StorageError.code,
+    )
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace a file by rename: readers see the old content or the new one; durable when it returns."""
+    temporary = path.with_name(f".{path.name}.new")
+    with storage_errors(f"writing {path}"):
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.rename(temporary, path)
+        except OSError:
+            temporary.unlink()
+            raise
+        sync_directory(path.parent)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> bytes:
+    """Replace a JSON file; returns its bytes."""
+    data = encode_json(value)
+    write_file(path, data)
+    return data
+
+
+def encode_json(value: Mapping[str, Any]) -> bytes:
+    """JSON as people can read it, one form for one value."""
+    return (json.dumps(value, indent=1, sort_keys=False, ensure_ascii=False) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        FileNotFoundError: There is none.
+        FormatError: It is not a JSON object.
+    """
+    with storage_errors(f"reading {path}"):
+        data = path.read_bytes()
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise FormatError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"{path} holds no JSON object.")
+    return value
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all in it; one that is gone already is fine."""
+    with storage_errors(f"removing {path}"):
+        try:
+            shutil.rmtree(path)
+            sync_directory(path.parent)
+        except FileNotFoundError:
+            return

@@ -1,0 +1,306 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The hypervisor: domains, their state, and libvirt's backup job. The only file that imports libvirt's errors."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid as uuid_module
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from typing import Any, Callable, Mapping, TypeVar
+
+from ansible_collections.vmforge.backup.plugins.module_utils._backup_xml import job_socket
+from ansible_collections.vmforge.backup.plugins.module_utils._deps import libvirt, need
+from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk, DomainSpec, parse_domain
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    BusyError,
+    HypervisorError,
+    InputError,
+    NotFoundError,
+)
+
+T = TypeVar("T")
+
+DEFAULT_URI = "qemu:///system"
+# virDomainBackupBegin came with libvirt 6.0; without incremental backup support in QEMU it is refused before 7.2.
+_MIN_LIBVIRT = 6_000_000
+_UUID = re.compile(r"^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$")
+_ABORT_SECONDS = 60.0
+_AGENT_CHANNEL = ".//channel/target[@name='org.qemu.guest_agent.0'][@state='connected']"
+
+
+@dataclass(frozen=True)
+class DomainState:
+    """``state`` is one of libvirt's words; ``io_error`` marks a pause that QEMU made because a write failed."""
+
+    state: str
+    active: bool
+    io_error: bool
+
+
+@dataclass(frozen=True)
+class BlockInfo:
+    """Bytes: what the guest sees, and what is allocated on the host (0 where libvirt cannot tell)."""
+
+    capacity: int
+    allocation: int
+
+
+class Hypervisor:
+    """A connection to libvirt, opened again when libvirtd was restarted.
+
+    Args:
+        uri: libvirt's connection URI.
+
+    Raises:
+        DependencyError: libvirt's Python binding is missing.
+    """
+
+    def __init__(self, uri: str = DEFAULT_URI) -> None:
+        need("libvirt")
+        self.uri = uri
+        self._connection: Any = None
+        # libvirt prints every error to stderr by itself; ours say more.
+        libvirt.registerErrorHandler(_ignore_message, None)
+
+    def connection(self) -> Any:
+        """The live connection.
+
+        Raises:
+            HypervisorError: libvirt cannot be reached, or is too old.
+        """
+        try:
+            if self._connection is None or not self._connection.isAlive():
+                self._connection = libvirt.open(self.uri)
+        except libvirt.libvirtError as error:
+            raise HypervisorError(
+                f"Cannot reach libvirt at {self.uri}: {error.get_error_message()}. "
+                "Is libvirtd (or virtqemud) running on this host?",
+                code="libvirt_unreachable",
+            ) from error
+        return self._connection
+
+    def call(self, what: str, work: Callable[[Any], T]) -> T:
+        """Run ``work(connection)``; a connection lost before or during it is opened once more.
+
+        Raises:
+            HypervisorError: libvirt refused; says ``what`` failed and why.
+        """
+        for attempt in (1, 2):
+            try:
+                return work(self.connection())
+            except libvirt.libvirtError as error:
+                if attempt == 1 and _is_disconnect(error):
+                    self._connection = None
+                    continue
+                raise _translate(what, error) from error
+        raise AssertionError("unreachable")
+
+    def versions(self) -> dict[str, str]:
+        """The versions of ``libvirt`` and ``qemu``, as text."""
+        library = self.call("asking for libvirt's version", lambda c: c.getLibVersion())
+        qemu = self.call("asking for QEMU's version", lambda c: c.getVersion())
+        return {"libvirt": _version(library), "qemu": _version(qemu)}
+
+    def check_backup_support(self) -> None:
+        """Raise ``HypervisorError`` when this libvirt cannot make pull backups."""
+        version = self.call("asking for libvirt's version", lambda c: c.getLibVersion())
+        if version < _MIN_LIBVIRT or not hasattr(libvirt.virDomain, "backupBegin"):
+            raise HypervisorError(
+                f"libvirt {_version(version)} on this host cannot back up running domains: 6.0 or newer is needed.",
+                code="no_backup_support",
+            )
+
+    def domains(self) -> list[Domain]:
+        """All domains, running or not, by name."""
+        handles = self.call("listing domains", lambda c: c.listAllDomains(0))
+        return sorted((Domain(self, handle.UUIDString(), handle.name()) for handle in handles), key=lambda d: d.name)
+
+    def find(self, name_or_uuid: str) -> Domain:
+        """Look a domain up by name or UUID; what looks like a UUID is looked up as both.
+
+        Raises:
+            NotFoundError: There is none; names those that exist.
+            InputError: A name and a UUID match different domains.
+        """
+        everything = self.domains()
+        wanted_uuid = str(uuid_module.UUID(name_or_uuid)) if _UUID.match(name_or_uuid) else None
+        found = [domain for domain in everything if domain.name == name_or_uuid or domain.uuid == wanted_uuid]
+        if len(found) > 1:
+            raise InputError(
+                f"{name_or_uuid!r} is the name of one domain and the UUID of another on {self.uri}: "
+                + ", ".join(f"{domain.name} ({domain.uuid})" for domain in found)
+                + ". Use the UUID of the one with that name, or rename it.",
+                code="ambiguous",
+            )
+        if not found:
+            raise NotFoundError(
+                f"Domain {name_or_uuid!r} was not found on {self.uri}. Defined here: "
+                + (", ".join(domain.name for domain in everything) or "none")
+                + ".",
+                code="vm_not_found",
+            )
+        return found[0]
+
+    def volume_path(self, pool: str, volume: str) -> str:
+        """The path of a storage volume."""
+        return self.call(
+            f"resolving volume {volume!r} of pool {pool!r}",
+            lambda c: str(c.storagePoolLookupByName(pool).storageVolLookupByName(volume).path()),
+        )
+
+
+class Domain:
+    """One domain, by UUID. Every call goes through the hypervisor's connection, so it outlives a restart of libvirtd."""
+
+    def __init__(self, hypervisor: Hypervisor, uuid: str, name: str) -> None:
+        self.hypervisor = hypervisor
+        self.uuid = uuid
+        self.name = name
+
+    def call(self, what: str, work: Callable[[Any], T]) -> T:
+        """Run ``work(virDomain)``. Raises ``HypervisorError``."""
+        return self.hypervisor.call(f"{what} domain {self.name!r}", lambda c: work(c.lookupByUUIDString(self.uuid)))
+
+    def state(self) -> DomainState:
+        """What it is doing now."""
+        state, reason = self.call("asking for the state of", lambda d: d.state())
+        names: Mapping[int, str] = {
+            libvirt.VIR_DOMAIN_RUNNING: "running",
+            libvirt.VIR_DOMAIN_BLOCKED: "blocked",
+            libvirt.VIR_DOMAIN_PAUSED: "paused",
+            libvirt.VIR_DOMAIN_SHUTDOWN: "shutdown",
+            libvirt.VIR_DOMAIN_SHUTOFF: "shutoff",
+            libvirt.VIR_DOMAIN_CRASHED: "crashed",
+            libvirt.VIR_DOMAIN_PMSUSPENDED: "pmsuspended",
+        }
+        word = names.get(state, "unknown")
+        io_error = state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR
+        return DomainState(state=word, active=word not in ("shutoff", "crashed"), io_error=io_error)
+
+    def xml(self, *, inactive: bool) -> str:
+        """The definition, without secrets: libvirt leaves passwords out unless asked for them."""
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
+        return self.call("reading the definition of", lambda d: str(d.XMLDesc(flags)))
+
+    def spec(self) -> DomainSpec:
+        """The parsed definition: the live one of a running domain."""
+        return parse_domain(self.xml(inactive=False))
+
+    def runtime_id(self) -> int:
+        """libvirt's number of this run of the domain, -1 when it does not run."""
+        return self.call("asking for the id of", lambda d: int(d.ID()))
+
+    def block_info(self, target: str) -> BlockInfo:
+        """Size and allocation of a disk."""
+        capacity, allocation, _physical = self.call(f"asking for disk {target} of", lambda d: d.blockInfo(target, 0))
+        return BlockInfo(capacity=capacity, allocation=allocation)
+
+    def source_path(self, disk: Disk) -> str:
+        """The path of a disk that lies in a file, a device or a storage volume."""
+        if disk.pool is not None:
+            return self.hypervisor.volume_path(disk.pool, disk.source)
+        return disk.source
+
+    def agent_connected(self) -> bool:
+        """Whether a guest agent holds its channel open."""
+        return ElementTree.fromstring(self.xml(inactive=False)).find(_AGENT_CHANNEL) is not None
+
+    def freeze(self, *, timeout: int) -> int:
+        """Freeze the guest's filesystems; the number frozen. The agent has ``timeout`` seconds to answer."""
+        self.call("setting the agent's deadline of", lambda d: d.agentSetResponseTimeout(timeout, 0))
+        try:
+            return self.call("freezing the filesystems of", lambda d: int(d.fsFreeze()))
+        finally:
+            self.call(
+                "resetting the agent's deadline of",
+                lambda d: d.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0),
+            )
+
+    def thaw(self) -> int:
+        """Thaw the guest's filesystems; the number thawed."""
+        return self.call("thawing the filesystems of", lambda d: int(d.fsThaw()))
+
+    def begin_backup(self, xml: str) -> None:
+        """Start a backup job. Raises ``BusyError`` when another job holds the domain."""
+        self.call("starting a backup of", lambda d: d.backupBegin(xml, None, 0))
+
+    def backup_socket(self) -> str | None:
+        """The NBD socket of the backup job that runs, ``""`` for a job without one, None when no job runs."""
+
+        def ask(handle: Any) -> str | None:
+            try:
+                return job_socket(handle.backupGetXMLDesc(0)) or ""
+            except libvirt.libvirtError as error:
+                if error.get_error_code() in (
+                    libvirt.VIR_ERR_NO_DOMAIN_BACKUP,
+                    libvirt.VIR_ERR_OPERATION_INVALID,
+                    libvirt.VIR_ERR_NO_DOMAIN,
+                ):
+                    return None
+                raise
+
+        return self.call("asking for the backup job of", ask)
+
+    def abort_backup(self) -> None:
+        """End the backup job and wait until it is gone; a domain without one is fine.
+
+        Raises:
+            HypervisorError: The job did not end within a minute.
+        """
+        deadline = time.monotonic() + _ABORT_SECONDS
+        asked = False
+        while self.backup_socket() is not None:
+            if not asked:
+                asked = self._ask_abort()
+            if time.monotonic() > deadline:
+                raise HypervisorError(
+                    f"The backup job of domain {self.name!r} did not end within {_ABORT_SECONDS:.0f} seconds. "
+                    f"End it with: virsh domjobabort {self.name}"
+                )
+            time.sleep(0.02)
+
+    def _ask_abort(self) -> bool:
+        def ask(handle: Any) -> bool:
+            try:
+                handle.abortJob()
+            except libvirt.libvirtError as error:
+                # It ended by itself between the question and the request, or its QEMU went away.
+                if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+                    raise
+            return True
+
+        return self.call("aborting the backup of", ask)
+
+    def resume(self) -> None:
+        """Let a paused domain run on."""
+        self.call("resuming", lambda d: d.resume())
+
+
+def _ignore_message(_context: Any, _error: Any) -> None:
+    """libvirt's error callback; the error is raised as an exception as well."""
+
+
+def _is_disconnect(error: Any) -> bool:
+    if error.get_error_domain() == libvirt.VIR_FROM_RPC:
+        return True
+    return error.get_error_code() in (libvirt.VIR_ERR_INVALID_CONN, libvirt.VIR_ERR_NO_CONNECT)
+
+
+def _translate(what: str, error: Any) -> HypervisorError | BusyError | NotFoundError:
+    message = f"{what[0].upper()}{what[1:]} failed: {error.get_error_message()}."
+    code = error.get_error_code()
+    if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
+        return BusyError(f"{message} Another job is running on it; try again when that has ended.", code="domain_busy")
+    if code == libvirt.VIR_ERR_NO_DOMAIN:
+        return NotFoundError(message, code="vm_not_found")
+    if code in (libvirt.VIR_ERR_OPERATION_UNSUPPORTED, libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_CONFIG_UNSUPPORTED):
+        return HypervisorError(message, code="unsupported")
+    return HypervisorError(message)
+
+
+def _version(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"

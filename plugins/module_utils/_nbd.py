@@ -1,0 +1,163 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading one NBD export through libnbd: its size, what it says of its blocks, and its data."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Callable, Iterator
+
+from ansible_collections.vmforge.backup.plugins.module_utils._deps import nbd
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError, SourceError
+from ansible_collections.vmforge.backup.plugins.module_utils._model import Extent
+
+REQUEST_SIZE = 1 << 20
+_DEPTH = 4
+_ALLOCATION = "base:allocation"
+_READS_ZERO = 2
+# Block status answers 32-bit lengths; a multiple of every cluster size, safely below.
+_STATUS_STEP = 1 << 31
+_POLL_MILLISECONDS = 1000
+
+
+class Export:
+    """Where a disk can be read: a unix socket and the name of an export. Opens a connection per reader.
+
+    Args:
+        socket: Path of the unix socket.
+        name: Export name; empty for a server's only one.
+    """
+
+    def __init__(self, socket: str, name: str) -> None:
+        self.socket = socket
+        self.name = name
+
+    def connect(self, *contexts: str) -> Any:
+        """Open one connection, asking for block status contexts.
+
+        Raises:
+            SourceError: The server is not there, or has not this export or context.
+        """
+        handle = nbd.NBD()
+        try:
+            for context in contexts:
+                handle.add_meta_context(context)
+            handle.set_export_name(self.name)
+            handle.connect_unix(self.socket)
+            for context in contexts:
+                if not handle.can_meta_context(context):
+                    raise SourceError(f"The NBD export {self.name!r} does not tell {context}.")
+        except nbd.Error as error:
+            raise SourceError(f"Cannot open the NBD export {self.name!r} at {self.socket}: {error.string}.") from error
+        return handle
+
+    def allocated(self) -> tuple[int, list[Extent]]:
+        """Ask for the size and the runs of bytes that may be other than zero.
+
+        Returns:
+            Size in bytes, and extents in ascending order, adjacent ones merged.
+
+        Raises:
+            SourceError: The export went away, or does not tell its allocation.
+        """
+        handle = self.connect(_ALLOCATION)
+        extents: list[Extent] = []
+        try:
+            size = handle.get_size()
+            offset = 0
+            while offset < size:
+                offset = _status(handle, offset, size, extents)
+            handle.shutdown()
+        except nbd.Error as error:
+            raise SourceError(f"Cannot read the block status of {self.name!r}: {error.string}.") from error
+        return size, extents
+
+
+def _status(handle: Any, offset: int, size: int, extents: list[Extent]) -> int:
+    """Append the extents from ``offset`` on; return how far the answer reached."""
+    reached = offset
+
+    def note(context: str, start: int, entries: list[int], _error: Any) -> int:
+        nonlocal reached
+        if context != _ALLOCATION:
+            return 0
+        for length, flags in zip(entries[::2], entries[1::2]):
+            length = min(length, size - start)
+            if length > 0 and not flags & _READS_ZERO:
+                if extents and extents[-1].offset + extents[-1].length == start:
+                    extents[-1] = Extent(extents[-1].offset, extents[-1].length + length)
+                else:
+                    extents.append(Extent(start, length))
+            start += length
+        reached = max(reached, start)
+        return 0
+
+    handle.block_status(min(size - offset, _STATUS_STEP), offset, note)
+    if reached <= offset:
+        raise SourceError(f"The NBD server gave no block status at offset {offset}.")
+    return reached
+
+
+class BlockReader:
+    """Reads ranges of an export with several requests in flight, into buffers that are used again.
+
+    libnbd's Python binding leaks fresh ``nbd.Buffer`` objects (seen with 1.14), hence plain bytearrays.
+
+    Args:
+        export: What to read.
+        stopped: Asked at least once a second; true ends the reading.
+    """
+
+    def __init__(self, export: Export, *, stopped: Callable[[], bool]) -> None:
+        self._export = export
+        self._handle = export.connect()
+        self._stopped = stopped
+        self._free = [bytearray(REQUEST_SIZE) for _ in range(_DEPTH)]
+
+    def read(self, ranges: Iterator[Extent]) -> Iterator[tuple[int, bytearray]]:
+        """Read ranges in their order.
+
+        Args:
+            ranges: At most ``REQUEST_SIZE`` long each; shared between readers.
+
+        Yields:
+            Offset and data. The data are valid until the next step.
+
+        Raises:
+            SourceError: The server refused a read or went away.
+            CancelledError: ``stopped`` became true.
+        """
+        flying: deque[tuple[int, Extent, bytearray]] = deque()
+        try:
+            while True:
+                while self._free and (wanted := next(ranges, None)) is not None:
+                    flying.append(self._submit(wanted))
+                if not flying:
+                    return
+                cookie, extent, buffer = flying.popleft()
+                self._wait(cookie)
+                yield extent.offset, buffer
+                if len(buffer) == REQUEST_SIZE:
+                    self._free.append(buffer)
+                else:
+                    self._free.append(bytearray(REQUEST_SIZE))
+        except nbd.Error as error:
+            raise SourceError(f"Reading {self._export.name!r} failed: {error.string}.") from error
+
+    def close(self) -> None:
+        """End the connection; requests in flight go with it."""
+        # The binding has no close: the handle closes when nothing refers to it.
+        self._handle = None
+
+    def _submit(self, wanted: Extent) -> tuple[int, Extent, bytearray]:
+        buffer = self._free.pop()
+        if wanted.length != REQUEST_SIZE:
+            buffer = bytearray(wanted.length)
+        return self._handle.aio_pread(buffer, wanted.offset), wanted, buffer
+
+    def _wait(self, cookie: int) -> None:
+        while not self._handle.aio_command_completed(cookie):
+            if self._stopped():
+                raise CancelledError("Reading was stopped.")
+            self._handle.poll(_POLL_MILLISECONDS)
