@@ -1,0 +1,76 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which checksum protects an upload: SHA-256 where the server really checks it, MD5 otherwise."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+from typing import Any, Mapping
+
+from ansible_collections.vmforge.backup.plugins.module_utils._deps import botocore
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import accepts
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import CREDENTIAL_CODES, error_code, is_denied
+
+SHA256 = "sha256"
+MD5 = "md5"
+
+_PROBE = b"vmforge checksum probe"
+_known: dict[tuple[str | None, str], str] = {}
+_lock = threading.Lock()
+
+
+def checksum_kind(client: Any, config: S3Config) -> str:
+    """Find out, once per endpoint and bucket, whether the server refuses a wrong SHA-256.
+
+    Many servers take the header and ignore it. A part with a wrong one is offered to a multipart upload that is then
+    aborted: nothing is stored whatever the answer, and no right is needed that an upload would not need.
+
+    Returns:
+        :data:`SHA256` or :data:`MD5`.
+
+    Raises:
+        botocore.exceptions.ClientError: The upload could not even be begun: wrong keys, no such bucket and so on.
+    """
+    place = (config.endpoint, config.bucket)
+    with _lock:
+        if place not in _known:
+            _known[place] = _probe(client, config)
+        return _known[place]
+
+
+def remember(config: S3Config, kind: str) -> None:
+    """Take over what an earlier process found out."""
+    with _lock:
+        _known.setdefault((config.endpoint, config.bucket), SHA256 if kind == SHA256 else MD5)
+
+
+def checksum_headers(kind: str, data: bytes | bytearray | memoryview, sha256: bytes) -> Mapping[str, str]:
+    """The parameters of PutObject and UploadPart that let the server check the data."""
+    if kind == SHA256:
+        return {"ChecksumSHA256": base64.b64encode(sha256).decode()}
+    return {"ContentMD5": base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()}
+
+
+def _probe(client: Any, config: S3Config) -> str:
+    if not accepts(client, "UploadPart", "ChecksumSHA256"):
+        return MD5
+    target = {"Bucket": config.bucket, "Key": config.key(".vmforge-checksum-probe")}
+    try:
+        upload = client.create_multipart_upload(ChecksumAlgorithm="SHA256", **target)["UploadId"]
+    except botocore.exceptions.ClientError as error:
+        # Not for a checksum's sake: the caller's own upload would fail in the same way.
+        if is_denied(error) or error_code(error) in CREDENTIAL_CODES or error_code(error) == "NoSuchBucket":
+            raise
+        return MD5
+    try:
+        wrong = base64.b64encode(hashlib.sha256(b"not " + _PROBE).digest()).decode()
+        client.upload_part(UploadId=upload, PartNumber=1, Body=_PROBE, ChecksumSHA256=wrong, **target)
+        return MD5
+    except botocore.exceptions.ClientError as error:
+        return SHA256 if error.response["ResponseMetadata"]["HTTPStatusCode"] == 400 else MD5
+    finally:
+        client.abort_multipart_upload(UploadId=upload, **target)

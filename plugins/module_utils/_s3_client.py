@@ -1,0 +1,170 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How boto3 is set up for us: one place for timeouts, retries, checksums, trust and signing."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from ansible_collections.vmforge.backup.plugins.module_utils._deps import boto3, botocore, need
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import translate
+
+_SIGNER = "vmforge-s3v4"
+# The timeout of connecting is also that of sending one block of a body: keep it generous for slow uplinks.
+_CONNECT_TIMEOUT = 30
+_READ_TIMEOUT = 120
+_SYSTEM_CA = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+_BLOCK = 128 * 1024
+_client_lock = threading.Lock()
+
+
+class UploadStopped(BaseException):
+    """Leaves botocore at once when an upload is aborted: it would retry after any Exception."""
+
+
+class PartBody:
+    """Bytes in memory as a seekable file, without a copy, for botocore to send and to rewind for a retry.
+
+    ``read`` may return more than asked for: http.client asks for 8 KiB blocks, each of which would cost a system call.
+
+    Args:
+        data: Any contiguous buffer; must not change while it is sent.
+        sha256: The raw digest of ``data`` where it is known, so that signing needs no second pass.
+        stopped: Once set, the next read raises :class:`UploadStopped`.
+    """
+
+    def __init__(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        sha256: bytes | None = None,
+        stopped: threading.Event | None = None,
+    ) -> None:
+        self._view = memoryview(data).cast("B")
+        self._at = 0
+        self._stopped = stopped
+        self.sha256_hex = sha256.hex() if sha256 is not None else None
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> memoryview:
+        if self._stopped is not None and self._stopped.is_set():
+            raise UploadStopped
+        wanted = len(self._view) if size is None or size < 0 else max(size, _BLOCK)
+        block = self._view[self._at : self._at + wanted]
+        self._at += len(block)
+        return block
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        start = {0: 0, 1: self._at, 2: len(self._view)}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+
+def make_client(config: S3Config, *, attempts: int, connections: int) -> Any:
+    """Make a thread-safe S3 client.
+
+    Args:
+        config: Where, and with which credentials.
+        attempts: How often a request is tried in all, with botocore's adaptive backoff in between.
+        connections: How many requests may be under way at once.
+
+    Raises:
+        DependencyError: boto3 is missing.
+        S3Error: There are no credentials, or the profile does not exist.
+    """
+    need("boto3")
+    with _client_lock:  # Making clients is not thread-safe in botocore, using them is.
+        try:
+            session = _session(config)
+            client = session.client(
+                "s3",
+                endpoint_url=config.endpoint,
+                region_name=config.region or session.region_name or "us-east-1",
+                use_ssl=config.ssl,
+                verify=_trust(config),
+                config=_settings(config, attempts, connections),
+            )
+        except (botocore.exceptions.BotoCoreError, ValueError) as error:
+            raise translate(error, "open a session", config) from None
+    _sign_known_payloads(client)
+    return client
+
+
+def accepts(client: Any, operation: str, parameter: str) -> bool:
+    """Whether this version of boto3 knows a parameter of an operation, such as PutObject's IfNoneMatch."""
+    return parameter in client.meta.service_model.operation_model(operation).input_shape.members
+
+
+def _session(config: S3Config) -> Any:
+    if not config.access_key:
+        return boto3.Session(profile_name=config.profile)
+    # With keys given, nothing that lies on the host may interfere: no profile from the environment, no config files.
+    core = botocore.session.Session()
+    for name, value in (("profile", None), ("config_file", os.devnull), ("credentials_file", os.devnull)):
+        core.set_config_variable(name, value)
+    return boto3.Session(
+        botocore_session=core,
+        aws_access_key_id=config.access_key,
+        aws_secret_access_key=config.secret_key,
+        aws_session_token=config.session_token,
+    )
+
+
+def _settings(config: S3Config, attempts: int, connections: int) -> Any:
+    wanted: dict[str, Any] = {
+        "signature_version": "s3v4",
+        "s3": {"addressing_style": "path" if config.path_style else ("virtual" if config.endpoint else "auto")},
+        "retries": {"mode": "adaptive", "total_max_attempts": attempts},
+        "connect_timeout": _CONNECT_TIMEOUT,
+        "read_timeout": _READ_TIMEOUT,
+        "max_pool_connections": connections,
+    }
+    options = botocore.config.Config.OPTION_DEFAULTS
+    # Since 1.36 boto3 adds CRC trailers to every upload, which many servers refuse. We send checksums of our own.
+    for name in ("request_checksum_calculation", "response_checksum_validation"):
+        if name in options:
+            wanted[name] = "when_required"
+    return botocore.config.Config(**wanted)
+
+
+def _trust(config: S3Config) -> bool | str | None:
+    """What to check certificates against: the system's store rather than the library's own, where there is one."""
+    if not config.validate_certs:
+        return False
+    if config.ca_bundle:
+        return config.ca_bundle
+    if os.environ.get("AWS_CA_BUNDLE"):
+        return None
+    return next((path for path in _SYSTEM_CA if os.path.isfile(path)), None)
+
+
+def _sign_known_payloads(client: Any) -> None:
+    """Sign uploads with the digest that is known already, also over TLS, where botocore would sign none.
+
+    The signature covers x-amz-content-sha256, so a server that checks signatures also checks the part.
+    """
+    if _SIGNER not in botocore.auth.AUTH_TYPE_MAPS:
+        base = botocore.auth.S3SigV4Auth
+
+        def payload(self: Any, request: Any) -> Any:
+            return getattr(request.data, "sha256_hex", None) or base.payload(self, request)
+
+        botocore.auth.AUTH_TYPE_MAPS[_SIGNER] = type("KnownPayloadAuth", (base,), {"payload": payload})
+    for operation in ("UploadPart", "PutObject"):
+        client.meta.events.register(f"choose-signer.s3.{operation}", _choose_known_payload)
+
+
+def _choose_known_payload(**_event: Any) -> str:
+    return _SIGNER

@@ -1,0 +1,163 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Removing what lies in the store: every version, locks respected, and confirmed rather than assumed."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Sequence
+
+from ansible_collections.vmforge.backup.plugins.module_utils._deps import botocore
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Error
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
+    DENIED,
+    LOCKED,
+    error_code,
+    is_denied,
+    is_missing,
+    is_unsupported,
+    translate,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import Deletion, ObjectInfo
+
+if TYPE_CHECKING:
+    from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
+
+# A delete in a bucket whose versioning was suspended may leave a marker; removing that is one more round.
+_ROUNDS = 4
+NO_VERSION = "null"
+
+
+def delete(store: S3Store, client: Any, key: str) -> Deletion:
+    """Remove an object with all its versions. See ``S3Store.delete``."""
+    versions = list_versions(store, client, key)
+    if versions is None:
+        return _delete_blindly(store, client, key)
+    existed = bool(versions)
+    for version, is_marker in versions:
+        if not is_marker:
+            refuse_locked(store, key, version)
+    removed: list[str] = []
+    for round_number in range(_ROUNDS):
+        if not versions:
+            break
+        # By its bare name first: naming a version, even the "null" one, needs a right of its own.
+        plain = round_number == 0 and versions == [(NO_VERSION, False)]
+        for version, _is_marker in versions:
+            _delete_version(store, client, key, None if plain else version)
+            removed.append(version)
+        versions = list_versions(store, client, key) or []
+    if versions:
+        raise S3Error(f"'{key}' in {store.config.where} was deleted, but is still there: {len(versions)} versions.")
+    ids = tuple(version for version in removed if version != NO_VERSION)
+    return _confirm(store, key, existed, ids)
+
+
+def list_versions(store: S3Store, client: Any, key: str) -> list[tuple[str, bool]] | None:
+    """The versions of exactly this key as (id, is a delete marker), the newest first.
+
+    Returns:
+        None where the keys have no right to list versions or the server knows none.
+    """
+    found: list[tuple[str, bool]] = []
+    try:
+        for page in client.get_paginator("list_object_versions").paginate(Bucket=store.config.bucket, Prefix=key):
+            for kind in ("Versions", "DeleteMarkers"):
+                entries = [entry for entry in page.get(kind, []) if entry["Key"] == key]
+                found += [(entry.get("VersionId") or NO_VERSION, kind == "DeleteMarkers") for entry in entries]
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        if is_denied(error) or is_unsupported(error):
+            return None
+        raise translate(error, f"list the versions of '{key}'", store.config) from None
+    return found
+
+
+def refuse_locked(store: S3Store, key: str, version: str | None = None) -> None:
+    """Raise if a version of an object is locked now; silent where the keys have no right to look.
+
+    Raises:
+        S3Error: ``s3_locked``, with the date.
+    """
+    try:
+        info = store.head(key, version_id=None if version == NO_VERSION else version)
+    except S3Error as error:
+        if error.code != DENIED:
+            raise
+        return
+    if info is not None and is_locked(info):
+        until = f"until {info.locked_until:%Y-%m-%dT%H:%M:%SZ}" if info.locked_until else "by a legal hold"
+        raise S3Error(
+            f"'{key}' in {store.config.where} cannot be deleted: it is locked {until} ({info.lock_mode or 'hold'}). "
+            "Nothing was changed.",
+            code=LOCKED,
+        )
+
+
+def is_locked(info: ObjectInfo) -> bool:
+    """Whether object lock protects this version at this moment."""
+    return info.legal_hold or (info.locked_until is not None and info.locked_until > datetime.now(timezone.utc))
+
+
+def abort_multiparts(
+    store: S3Store, client: Any, prefix: str, *, older_than: datetime | None
+) -> Sequence[tuple[str, str, datetime]]:
+    """Abort unfinished uploads. See ``S3Store.abort_multiparts``."""
+    found = store.list_multiparts(prefix)
+    chosen = [upload for upload in found if older_than is None or upload[2] < older_than]
+    for key, upload_id, _begun in chosen:
+        try:
+            client.abort_multipart_upload(Bucket=store.config.bucket, Key=key, UploadId=upload_id)
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+            if not is_missing(error):
+                raise translate(error, f"abort the unfinished upload of '{key}'", store.config) from None
+    left = {upload[1] for upload in store.list_multiparts(prefix)} if chosen else set()
+    still = sorted(key for key, upload_id, _begun in chosen if upload_id in left)
+    if still:
+        raise S3Error(f"Unfinished uploads in {store.config.where} were aborted but are still there: {still}.")
+    return chosen
+
+
+def _delete_version(store: S3Store, client: Any, key: str, version: str | None) -> Any:
+    target = {"Bucket": store.config.bucket, "Key": key}
+    try:
+        return client.delete_object(**target, **({"VersionId": version} if version else {}))
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        if is_missing(error):
+            return {}
+        if is_denied(error) or error_code(error) in ("ObjectLocked", "InvalidRequest"):
+            refuse_locked(store, key, version)
+        raise translate(error, f"delete '{key}'", store.config) from None
+
+
+def _delete_blindly(store: S3Store, client: Any, key: str) -> Deletion:
+    """Delete without seeing versions; raise if that turns out to have hidden the object only."""
+    existed = _exists(store, key)
+    if existed is False:
+        return Deletion(key, existed=False)
+    answer = _delete_version(store, client, key, None)
+    if answer.get("DeleteMarker") or answer.get("VersionId"):
+        raise S3Error(
+            f"'{key}' in {store.config.where} is hidden by a delete marker now, but its versions are still stored: "
+            "the keys have no right to list and delete versions (s3:ListBucketVersions, s3:DeleteObjectVersion).",
+            code=DENIED,
+        )
+    return _confirm(store, key, existed, ())
+
+
+def _confirm(store: S3Store, key: str, existed: bool | None, versions: tuple[str, ...]) -> Deletion:
+    there = _exists(store, key)
+    if there:
+        raise S3Error(f"'{key}' in {store.config.where} was deleted, but it is still there.")
+    note = None if there is False else "The server accepted the deletion, but the keys have no right to look."
+    return Deletion(key, existed=existed, versions=versions, confirmed=there is False, note=note)
+
+
+def _exists(store: S3Store, key: str) -> bool | None:
+    """Whether an object is there; None where the keys have no right to know."""
+    try:
+        return store.head(key) is not None
+    except S3Error as error:
+        if error.code != DENIED:
+            raise
+        return None

@@ -1,0 +1,67 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the object store says about objects, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Mapping
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object that was just written."""
+
+    key: str
+    size: int
+    version_id: str | None
+    etag: str
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object as found. What a listing does not tell (all from ``metadata`` on) is empty there.
+
+    Attributes:
+        metadata: User metadata with lower-case names; ``sha256`` is ours, in hexadecimal.
+        locked_until: No version may be deleted before; from object lock.
+        legal_hold: Locked without a date.
+    """
+
+    key: str
+    size: int
+    etag: str
+    last_modified: datetime
+    storage_class: str | None = None
+    version_id: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    content_type: str | None = None
+    server_side_encryption: str | None = None
+    lock_mode: str | None = None
+    locked_until: datetime | None = None
+    legal_hold: bool = False
+
+    @property
+    def sha256(self) -> str | None:
+        """The content's SHA-256 in hexadecimal, as its uploader recorded it."""
+        return self.metadata.get("sha256")
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """What a deletion did.
+
+    Attributes:
+        existed: Whether anything was there before; None where the keys have no right to look.
+        versions: The ids of the versions and delete markers removed; empty without versioning.
+        confirmed: Whether it was seen to be gone. False only where the keys have no right to look.
+        note: Why it is not confirmed.
+    """
+
+    key: str
+    existed: bool | None
+    versions: tuple[str, ...] = ()
+    confirmed: bool = True
+    note: str | None = None
