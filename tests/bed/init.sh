@@ -9,7 +9,7 @@
 # (n-1) % D, and there to slot ((n-1) / D * 7919) % S: so content and place follow from n alone, and an image of one
 # instant holds exactly the last record of every slot up to some M. tests/bed/records.py checks the same on the host.
 
-/bin/busybox mkdir -p /proc /sys/ /dev /run /mnt /etc /bin /sbin /usr/sbin
+/bin/busybox mkdir -p /proc /sys /dev /run /mnt /etc /bin /sbin /usr/sbin /var
 /bin/busybox --install -s /bin
 export PATH=/bin:/usr/sbin
 mount -t proc proc /proc
@@ -17,6 +17,7 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs -o size=128m tmpfs /run
 ln -sf /proc/mounts /etc/mtab
+ln -sf /run /var/run
 exec </dev/console >/dev/console 2>&1
 
 say() { echo "bed: $*"; }
@@ -37,7 +38,10 @@ done
 [ "$stride" -gt 0 ] || stride=$kib
 
 # The power button: libvirt's shutdown request ends the guest, cleanly enough for a machine without services.
-( head -c 1 /dev/input/event0 >/dev/null 2>&1 && { say "power button"; halt_guest; } ) &
+for button in /sys/class/input/event*; do
+    [ "$(cat "$button/device/name")" = "Power Button" ] || continue
+    ( head -c 1 "/dev/input/${button##*/}" >/dev/null && { say "power button"; halt_guest; } ) &
+done
 
 if [ -n "$fs" ]; then
     mount -t ext4 "/dev/$fs" /mnt || die "cannot mount ext4 of /dev/$fs"
