@@ -1,0 +1,128 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What stands between a client and a server in bad times: a proxy that cuts connections, and one that speaks TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class Proxy:
+    """Forwards TCP connections to a port on 127.0.0.1, and cuts them on demand.
+
+    Attributes:
+        port: Where it listens.
+        cut_after: Bytes sent by clients, over all connections, after which connections are cut; None never.
+        cuts: How many connections are still to be cut; None means all of them. After that it is harmless.
+    """
+
+    def __init__(self, target: int, context: ssl.SSLContext | None = None) -> None:
+        self._target = target
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._lock = threading.Lock()
+        self._sent = 0
+        self._closing = threading.Event()
+        self.port: int = self._listener.getsockname()[1]
+        self.cut_after: int | None = None
+        self.cuts: int | None = None
+        self.was_cut = 0
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def cut(self, after: int, times: int | None = None) -> None:
+        """Cut connections once clients have sent ``after`` more bytes: ``times`` often, or all from then on."""
+        with self._lock:
+            self._sent, self.cut_after, self.cuts = 0, after, times
+
+    def heal(self) -> None:
+        """Cut no more."""
+        with self._lock:
+            self.cut_after = None
+
+    def close(self) -> None:
+        """Stop listening; connections end with their peers."""
+        self._closing.set()
+        self._listener.close()
+        self._thread.join(timeout=5)
+
+    def _accept(self) -> None:
+        while not self._closing.is_set():
+            try:
+                readable, _, _ = select.select([self._listener], [], [], 0.2)
+                if readable:
+                    client, _address = self._listener.accept()
+                    threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+            except (OSError, ValueError):
+                return
+
+    def _serve(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            stack.enter_context(client)
+            if self._context is not None:
+                client = stack.enter_context(self._context.wrap_socket(client, server_side=True))
+            server = stack.enter_context(socket.create_connection(("127.0.0.1", self._target)))
+            back = threading.Thread(target=_copy, args=(server, client), daemon=True)
+            back.start()
+            while block := client.recv(65536):
+                if self._is_cut(len(block)):
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    break
+                server.sendall(block)
+            server.shutdown(socket.SHUT_RDWR)
+            back.join(timeout=5)
+
+    def _is_cut(self, count: int) -> bool:
+        with self._lock:
+            self._sent += count
+            if self.cut_after is None or self._sent < self.cut_after or self.cuts == 0:
+                return False
+            if self.cuts is not None:
+                self.cuts -= 1
+            self.was_cut += 1
+            return True
+
+
+@contextlib.contextmanager
+def cutting_proxy(target: int) -> Iterator[Proxy]:
+    """A proxy before a port of this host, harmless until told to cut."""
+    proxy = Proxy(target)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
+
+
+@contextlib.contextmanager
+def tls_proxy(target: int, directory: Path) -> Iterator[tuple[Proxy, Path]]:
+    """TLS with a self-signed certificate for 127.0.0.1 and localhost before a plain port; yields the certificate too."""
+    certificate, key = directory / "cert.pem", directory / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        + ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+        + ["-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    proxy = Proxy(target, context)
+    try:
+        yield proxy, certificate
+    finally:
+        proxy.close()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while block := source.recv(65536):
+            target.sendall(block)
+        target.shutdown(socket.SHUT_WR)
