@@ -16,7 +16,7 @@ attributes:
     description: Can run in C(check_mode) and return changed status prediction without modifying target.
     support: full
   diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in C(check_mode)), when in diff mode.
+    description: Will return details on what has changed, or would be in C(check_mode), when in diff mode.
     support: none
   idempotent:
     description:
@@ -39,7 +39,7 @@ attributes:
     details:
       - This module only reads.
   diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in C(check_mode)), when in diff mode.
+    description: Will return details on what has changed, or would be in C(check_mode), when in diff mode.
     support: N/A
     details:
       - This module only reads.

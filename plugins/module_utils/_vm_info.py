@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable
+from collections.abc import Iterable
+from typing import Any, Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk, DomainSpec
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
@@ -55,7 +56,7 @@ def list_vms(request: Request, connect: Callable[[str], Hypervisor] = Hypervisor
 
 
 def _select(hypervisor: Hypervisor, names: tuple[str, ...]) -> tuple[list[Domain], list[str]]:
-    """The domains by name, each once, and the names of which there is none: that is no error when many nodes are asked."""
+    """The domains by name, each once, and the names that none has: no error, for many nodes may be asked."""
     if not names:
         return hypervisor.domains(), []
     chosen: dict[str, Domain] = {}
@@ -129,7 +130,7 @@ def _describe_disk(domain: Domain, disk: Disk, state: DomainState) -> dict[str, 
             # An image that is not there, or a storage pool that is off: the other disks are described all the same.
             obstacle = None if disk.excluded else error.message
     if obstacle is None and disk.encrypted and not disk.excluded:
-        obstacle = "it is encrypted and would be stored in plain text; allow_plaintext permits that"
+        obstacle = "it is encrypted, and a backup holds its plain text: allow_plaintext permits that while it runs"
     return _disk_values(disk, source, info, obstacle)
 
 
