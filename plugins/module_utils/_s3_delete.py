@@ -16,64 +16,59 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
     error_code,
     is_denied,
     is_missing,
-    is_unsupported,
     translate,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import Deletion, ObjectInfo
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import (
+    NO_VERSION,
+    Deletion,
+    DeletionPlan,
+    ObjectInfo,
+    Unfinished,
+)
 
 if TYPE_CHECKING:
-    from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
+    from ansible_collections.vmforge.backup.plugins.module_utils._s3_read import S3Reader
 
 # A delete in a bucket whose versioning was suspended may leave a marker; removing that is one more round.
 _ROUNDS = 4
-NO_VERSION = "null"
 
 
-def delete(store: S3Store, client: Any, key: str) -> Deletion:
-    """Remove an object with all its versions. See ``S3Store.delete``."""
-    versions = list_versions(store, client, key)
+def plan(store: S3Reader, key: str) -> DeletionPlan:
+    """Find all that must go. See ``S3Store.delete``.
+
+    Raises:
+        S3Error: ``s3_locked``: a version is locked.
+    """
+    versions = store.list_versions(key)
     if versions is None:
-        return _delete_blindly(store, client, key)
-    existed = bool(versions)
+        return DeletionPlan(key, _exists(store, key), None)
     for version, is_marker in versions:
         if not is_marker:
             refuse_locked(store, key, version)
+    return DeletionPlan(key, bool(versions), tuple(versions))
+
+
+def execute(store: S3Reader, client: Any, plan: DeletionPlan) -> Deletion:
+    """Remove what was planned, and what appeared meanwhile, and confirm it."""
+    key, versions = plan.key, plan.versions
+    if versions is None:
+        return _delete_blindly(store, client, plan)
     removed: list[str] = []
     for round_number in range(_ROUNDS):
         if not versions:
             break
         # By its bare name first: naming a version, even the "null" one, needs a right of its own.
-        plain = round_number == 0 and versions == [(NO_VERSION, False)]
+        plain = round_number == 0 and versions == ((NO_VERSION, False),)
         for version, _is_marker in versions:
             _delete_version(store, client, key, None if plain else version)
             removed.append(version)
-        versions = list_versions(store, client, key) or []
+        versions = tuple(store.list_versions(key) or ())
     if versions:
         raise S3Error(f"'{key}' in {store.config.where} was deleted, but is still there: {len(versions)} versions.")
-    ids = tuple(version for version in removed if version != NO_VERSION)
-    return _confirm(store, key, existed, ids)
+    return _confirm(store, plan, tuple(version for version in removed if version != NO_VERSION))
 
 
-def list_versions(store: S3Store, client: Any, key: str) -> list[tuple[str, bool]] | None:
-    """The versions of exactly this key as (id, is a delete marker), the newest first.
-
-    Returns:
-        None where the keys have no right to list versions or the server knows none.
-    """
-    found: list[tuple[str, bool]] = []
-    try:
-        for page in client.get_paginator("list_object_versions").paginate(Bucket=store.config.bucket, Prefix=key):
-            for kind in ("Versions", "DeleteMarkers"):
-                entries = [entry for entry in page.get(kind, []) if entry["Key"] == key]
-                found += [(entry.get("VersionId") or NO_VERSION, kind == "DeleteMarkers") for entry in entries]
-    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-        if is_denied(error) or is_unsupported(error):
-            return None
-        raise translate(error, f"list the versions of '{key}'", store.config) from None
-    return found
-
-
-def refuse_locked(store: S3Store, key: str, version: str | None = None) -> None:
+def refuse_locked(store: S3Reader, key: str, version: str | None = None) -> None:
     """Raise if a version of an object is locked now; silent where the keys have no right to look.
 
     Raises:
@@ -99,12 +94,12 @@ def is_locked(info: ObjectInfo) -> bool:
     return info.legal_hold or (info.locked_until is not None and info.locked_until > datetime.now(timezone.utc))
 
 
-def abort_multiparts(
-    store: S3Store, client: Any, prefix: str, *, older_than: datetime | None
-) -> Sequence[tuple[str, str, datetime]]:
-    """Abort unfinished uploads. See ``S3Store.abort_multiparts``."""
-    found = store.list_multiparts(prefix)
-    chosen = [upload for upload in found if older_than is None or upload[2] < older_than]
+def abort_uploads(store: S3Reader, client: Any, prefix: str, chosen: Sequence[Unfinished]) -> None:
+    """Abort unfinished uploads, found under a prefix, and see that they are gone.
+
+    Raises:
+        S3Error: Some are still there.
+    """
     for key, upload_id, _begun in chosen:
         try:
             client.abort_multipart_upload(Bucket=store.config.bucket, Key=key, UploadId=upload_id)
@@ -115,10 +110,9 @@ def abort_multiparts(
     still = sorted(key for key, upload_id, _begun in chosen if upload_id in left)
     if still:
         raise S3Error(f"Unfinished uploads in {store.config.where} were aborted but are still there: {still}.")
-    return chosen
 
 
-def _delete_version(store: S3Store, client: Any, key: str, version: str | None) -> Any:
+def _delete_version(store: S3Reader, client: Any, key: str, version: str | None) -> Any:
     target = {"Bucket": store.config.bucket, "Key": key}
     try:
         return client.delete_object(**target, **({"VersionId": version} if version else {}))
@@ -130,30 +124,29 @@ def _delete_version(store: S3Store, client: Any, key: str, version: str | None) 
         raise translate(error, f"delete '{key}'", store.config) from None
 
 
-def _delete_blindly(store: S3Store, client: Any, key: str) -> Deletion:
+def _delete_blindly(store: S3Reader, client: Any, plan: DeletionPlan) -> Deletion:
     """Delete without seeing versions; raise if that turns out to have hidden the object only."""
-    existed = _exists(store, key)
-    if existed is False:
-        return Deletion(key, existed=False)
-    answer = _delete_version(store, client, key, None)
+    if plan.existed is False:
+        return Deletion(plan.key, existed=False)
+    answer = _delete_version(store, client, plan.key, None)
     if answer.get("DeleteMarker") or answer.get("VersionId"):
         raise S3Error(
-            f"'{key}' in {store.config.where} is hidden by a delete marker now, but its versions are still stored: "
+            f"'{plan.key}' in {store.config.where} is hidden by a delete marker now, but versions are still stored: "
             "the keys have no right to list and delete versions (s3:ListBucketVersions, s3:DeleteObjectVersion).",
             code=DENIED,
         )
-    return _confirm(store, key, existed, ())
+    return _confirm(store, plan, ())
 
 
-def _confirm(store: S3Store, key: str, existed: bool | None, versions: tuple[str, ...]) -> Deletion:
-    there = _exists(store, key)
+def _confirm(store: S3Reader, plan: DeletionPlan, versions: tuple[str, ...]) -> Deletion:
+    there = _exists(store, plan.key)
     if there:
-        raise S3Error(f"'{key}' in {store.config.where} was deleted, but it is still there.")
+        raise S3Error(f"'{plan.key}' in {store.config.where} was deleted, but it is still there.")
     note = None if there is False else "The server accepted the deletion, but the keys have no right to look."
-    return Deletion(key, existed=existed, versions=versions, confirmed=there is False, note=note)
+    return Deletion(plan.key, plan.existed, versions, confirmed=there is False, note=note)
 
 
-def _exists(store: S3Store, key: str) -> bool | None:
+def _exists(store: S3Reader, key: str) -> bool | None:
     """Whether an object is there; None where the keys have no right to know."""
     try:
         return store.head(key) is not None

@@ -164,7 +164,7 @@ def _explain_tls(error: BaseException, config: S3Config) -> tuple[str, str]:
     text = str(error)
     if "CERTIFICATE_VERIFY_FAILED" in text or "doesn't match" in text:
         return "s3_tls", (
-            "The server's certificate is not trusted here. Give its CA in s3_ca_bundle, or check the name in s3_endpoint."
+            "The server's certificate is not trusted here. Give its CA in s3_ca_bundle, or check s3_endpoint's name."
         )
     if any(word in text for word in ("WRONG_VERSION_NUMBER", "wrong version number", "RECORD_LAYER", "record layer")):
         return "s3_protocol", _TLS_ON_PLAIN

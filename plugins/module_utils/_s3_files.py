@@ -10,7 +10,7 @@ import os
 import stat
 import tempfile
 import threading
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import botocore
@@ -150,7 +150,7 @@ def _upload_parts(
         upload.upload_part(number, data, sha256=digest)
 
     try:
-        in_parallel(reader.count, parallel, reader.part_size, send)
+        in_parallel(reader.count, parallel, reader.part_size, send, on_error=upload.abort)
         check()
         return upload.complete()
     except BaseException:
@@ -158,8 +158,22 @@ def _upload_parts(
         raise
 
 
-def in_parallel(count: int, parallel: int, size: int, work: Callable[[int, bytearray], None]) -> None:
-    """Call ``work(number, buffer)`` for 1 to ``count``, a buffer of ``size`` bytes per thread; the first error ends it."""
+def in_parallel(
+    count: int,
+    parallel: int,
+    size: int,
+    work: Callable[[int, bytearray], None],
+    on_error: Callable[[], None] | None = None,
+) -> None:
+    """Call ``work(number, buffer)`` for 1 to ``count`` in threads; the first error, also one here, ends all of them.
+
+    Args:
+        count: How many calls.
+        parallel: How many at once at most.
+        size: Bytes of the buffer that each thread has.
+        work: What to call.
+        on_error: Called before waiting for the threads to end, to make them end soon.
+    """
     numbers = iter(range(1, count + 1))
     lock = threading.Lock()
     failed = threading.Event()
@@ -171,20 +185,19 @@ def in_parallel(count: int, parallel: int, size: int, work: Callable[[int, bytea
                 number = next(numbers, None)
             if number is None:
                 return
-            try:
-                work(number, buffer)
-            except BaseException:
-                failed.set()
-                raise
+            work(number, buffer)
 
-    with ThreadPoolExecutor(max_workers=max(1, min(parallel, count))) as pool:
-        running: list[Future[None]] = [pool.submit(worker) for _ in range(max(1, min(parallel, count)))]
+    threads = max(1, min(parallel, count))
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        running: list[Future[None]] = [pool.submit(worker) for _ in range(threads)]
         try:
-            wait(running, return_when=FIRST_EXCEPTION)
-        finally:
-            failed.set() if any(future.done() and future.exception() for future in running) else None
-    for future in running:
-        future.result()
+            for future in as_completed(running):
+                future.result()
+        except BaseException:
+            failed.set()
+            if on_error is not None:
+                on_error()
+            raise
 
 
 def download_file(

@@ -9,6 +9,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Mapping
 
+# A version id that stands for "none": how S3 names an object written without versioning.
+NO_VERSION = "null"
+
+# An unfinished multipart upload: key, upload id, begun at.
+Unfinished = tuple[str, str, datetime]
+
 
 @dataclass(frozen=True)
 class StoredObject:
@@ -47,6 +53,20 @@ class ObjectInfo:
     def sha256(self) -> str | None:
         """The content's SHA-256 in hexadecimal, as its uploader recorded it."""
         return self.metadata.get("sha256")
+
+
+@dataclass(frozen=True)
+class DeletionPlan:
+    """What is to be removed.
+
+    Attributes:
+        existed: Whether anything is there; None where the keys have no right to look.
+        versions: (id, is a delete marker) of all versions; None where they cannot be known.
+    """
+
+    key: str
+    existed: bool | None
+    versions: tuple[tuple[str, bool], ...] | None
 
 
 @dataclass(frozen=True)

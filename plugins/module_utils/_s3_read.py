@@ -1,0 +1,227 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading the object store. Answers are complete and certain, or an error."""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, Mapping, Sequence
+
+from ansible_collections.vmforge.backup.plugins.module_utils import _s3_files
+from ansible_collections.vmforge.backup.plugins.module_utils._deps import botocore
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import NotFoundError, S3Error
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import make_client
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
+    http_status,
+    is_denied,
+    is_missing,
+    is_unsupported,
+    translate,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import NO_VERSION, ObjectInfo, Unfinished
+
+# Misconfiguration should show in seconds, but an upload that has run for hours must outlive a restart of the server.
+_QUICK_ATTEMPTS = 4
+_PATIENT_ATTEMPTS = 10
+_DOWNLOAD_TRIES = 4
+
+
+class S3Reader:
+    """The reading half of :class:`_s3.S3Store`."""
+
+    def __init__(self, config: S3Config, *, connections: int = 16) -> None:
+        self.config = config
+        self._client = make_client(config, attempts=_QUICK_ATTEMPTS, connections=connections)
+        self._patient = make_client(config, attempts=_PATIENT_ATTEMPTS, connections=connections)
+        self._bucket_seen = False
+        self._target = {"Bucket": config.bucket}
+
+    def get(self, key: str, *, max_size: int, version_id: str | None = None) -> bytes:
+        """Read a small object whole.
+
+        Raises:
+            NotFoundError: It certainly does not exist.
+            S3Error: It is larger than ``max_size``, or cannot be read.
+        """
+        version = {"VersionId": version_id} if version_id else {}
+        for attempt in range(_DOWNLOAD_TRIES):
+            try:
+                answer = self._client.get_object(Key=key, **self._target, **version)
+                if answer["ContentLength"] > max_size:
+                    answer["Body"].close()
+                    raise S3Error(f"'{key}' in {self.config.where} has {answer['ContentLength']} bytes: too large.")
+                return bytes(answer["Body"].read())
+            except botocore_errors() as error:
+                if is_missing(error):
+                    raise NotFoundError(f"There is no '{key}' in {self.config.where}.") from None
+                # botocore retries requests, but not the reading of an answer's body.
+                if http_status(error) or attempt == _DOWNLOAD_TRIES - 1:
+                    raise translate(error, f"read '{key}'", self.config) from None
+        raise AssertionError("unreachable")
+
+    def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo | None:
+        """Look at an object.
+
+        Returns:
+            None only if the server certainly says that it is not there.
+
+        Raises:
+            S3Error: With code ``s3_denied`` where the keys have no right to look. Without the right to list, AWS
+                answers so for missing objects too.
+        """
+        version = {"VersionId": version_id} if version_id else {}
+        try:
+            answer = self._client.head_object(Key=key, **self._target, **version)
+        except botocore_errors() as error:
+            if is_missing(error):
+                self._check_bucket()
+                return None
+            raise translate(self._cause(error), f"look at '{key}'", self.config) from None
+        return ObjectInfo(
+            key=key,
+            size=answer["ContentLength"],
+            etag=answer["ETag"].strip('"'),
+            last_modified=answer["LastModified"],
+            storage_class=answer.get("StorageClass"),
+            version_id=answer.get("VersionId"),
+            metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
+            content_type=answer.get("ContentType"),
+            server_side_encryption=answer.get("ServerSideEncryption"),
+            lock_mode=answer.get("ObjectLockMode"),
+            locked_until=answer.get("ObjectLockRetainUntilDate"),
+            legal_hold=answer.get("ObjectLockLegalHoldStatus") == "ON",
+        )
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """List all objects whose keys begin with a prefix (a plain one: ``a`` finds ``ab/c`` too).
+
+        Raises:
+            S3Error: The listing is not complete.
+        """
+        pages = self._pages("list_objects_v2", "list", Prefix=prefix)
+        return [_listed(entry) for page in pages for entry in page.get("Contents", [])]
+
+    def list_level(self, prefix: str) -> tuple[Sequence[ObjectInfo], Sequence[str]]:
+        """List the next level below a prefix: the objects right there, and the directories, such as ``a/b/``.
+
+        Args:
+            prefix: Taken as a directory: ``a`` means ``a/``.
+
+        Raises:
+            S3Error: The listing is not complete.
+        """
+        base = f"{prefix.rstrip('/')}/" if prefix else ""
+        objects, directories = [], []
+        for page in self._pages("list_objects_v2", "list", Prefix=base, Delimiter="/"):
+            objects += [_listed(entry) for entry in page.get("Contents", [])]
+            directories += [entry["Prefix"] for entry in page.get("CommonPrefixes", [])]
+        return objects, directories
+
+    def list_directories(self, prefix: str) -> Sequence[str]:
+        """List the directories right below a prefix: ``a`` or ``a/`` gives ``a/b/``, ``a/c/``.
+
+        Raises:
+            S3Error: The listing is not complete.
+        """
+        return self.list_level(prefix)[1]
+
+    def list_versions(self, key: str) -> Sequence[tuple[str, bool]] | None:
+        """The versions of exactly this key as (id, is a delete marker).
+
+        Returns:
+            None where the keys have no right to list versions or the server knows none.
+
+        Raises:
+            S3Error: The listing is not complete.
+        """
+        found: list[tuple[str, bool]] = []
+        try:
+            for page in self._client.get_paginator("list_object_versions").paginate(Prefix=key, **self._target):
+                for kind in ("Versions", "DeleteMarkers"):
+                    entries = [entry for entry in page.get(kind, []) if entry["Key"] == key]
+                    found += [(entry.get("VersionId") or NO_VERSION, kind == "DeleteMarkers") for entry in entries]
+        except botocore_errors() as error:
+            if is_denied(error) or is_unsupported(error):
+                return None
+            raise translate(error, f"list the versions of '{key}'", self.config) from None
+        return found
+
+    def list_multiparts(self, prefix: str) -> Sequence[Unfinished]:
+        """List unfinished multipart uploads: key, upload id, begun at.
+
+        Raises:
+            S3Error: The listing is not complete.
+        """
+        return [
+            (entry["Key"], entry["UploadId"], entry["Initiated"])
+            for page in self._pages("list_multipart_uploads", "list the unfinished uploads", Prefix=prefix)
+            for entry in page.get("Uploads", [])
+        ]
+
+    def read_range(self, info: ObjectInfo, start: int, into: memoryview) -> None:
+        """Fill a buffer from an object that is known to be long enough and must not have changed since ``info``.
+
+        Raises:
+            S3Error: It changed (``s3_exists``), or cannot be read.
+        """
+        last = start + len(into) - 1
+        request: dict[str, Any] = {"Key": info.key, "Range": f"bytes={start}-{last}", "IfMatch": f'"{info.etag}"'}
+        if info.version_id:
+            request["VersionId"] = info.version_id
+        for attempt in range(_DOWNLOAD_TRIES):
+            try:
+                body = self._patient.get_object(**self._target, **request)["Body"]
+                return _s3_files.fill(body, into)
+            except botocore_errors() as error:
+                if http_status(error) or attempt == _DOWNLOAD_TRIES - 1:
+                    raise translate(error, f"read bytes {start}-{last} of '{info.key}'", self.config) from None
+
+    def _pages(self, operation: str, action: str, **request: Any) -> Iterator[Any]:
+        """All pages of a listing; raises rather than end early."""
+        try:
+            page: Any = {}
+            for page in self._client.get_paginator(operation).paginate(**self._target, **request):
+                yield page
+        except botocore_errors() as error:
+            raise translate(error, f"{action} under '{request.get('Prefix', '')}'", self.config) from None
+        if page.get("IsTruncated") and not any(page.get(name) for name in ("NextContinuationToken", "NextKeyMarker")):
+            raise S3Error(f"Cannot {action} in {self.config.where}: the server's answer ends in the middle.")
+
+    def _check_bucket(self) -> None:
+        """A bare 404 to HEAD can also mean that the bucket is missing."""
+        if self._bucket_seen:
+            return
+        try:
+            self._client.head_bucket(**self._target)
+        except botocore_errors() as error:
+            if http_status(error) == 404:
+                error.response["Error"]["Code"] = "NoSuchBucket"
+            if not is_denied(error):
+                raise translate(error, "find objects", self.config) from None
+        self._bucket_seen = True
+
+    def _cause(self, error: Any) -> Any:
+        """HEAD answers have no body and so no reason: ask again in a way that has one."""
+        if http_status(error) not in (301, 400, 403):
+            return error
+        try:
+            self._client.list_objects_v2(MaxKeys=1, **self._target)
+        except botocore_errors() as better:
+            return error if is_denied(better) else better
+        return error
+
+
+def _listed(entry: Mapping[str, Any]) -> ObjectInfo:
+    return ObjectInfo(
+        key=entry["Key"],
+        size=entry["Size"],
+        etag=entry.get("ETag", "").strip('"'),
+        last_modified=entry["LastModified"],
+        storage_class=entry.get("StorageClass"),
+    )
+
+
+def botocore_errors() -> tuple[type[Any], ...]:
+    """What botocore raises; evaluated late, for the library may be missing when this file is imported."""
+    return (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
