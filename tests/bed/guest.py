@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The test bed's virtual machine: boots in two seconds, writes numbered records, and tells on its console what it wrote.
+"""The test bed's virtual machine: boots in two seconds, writes numbered records, tells on its console what it wrote.
 
 Example::
 
@@ -12,7 +12,7 @@ Example::
     ...
     guest.undefine()
 
-The guest's init script, ``init.sh``, explains its modes and orders; :mod:`tests.bed.records` checks an image on the host.
+The guest's init script, ``init.sh``, explains its modes and orders; :mod:`tests.bed.records` checks images on the host.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
 def run(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run a program; raise RuntimeError with what it said if it fails."""
-    done = subprocess.run(list(argv), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(list(argv), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(argv)} failed ({done.returncode}): {done.stderr.strip() or done.stdout.strip()}")
     return done
@@ -125,7 +125,8 @@ class Guest:
     Attributes:
         name: Unique within a test; the domain is called ``vmforge-bed-<name>`` unless it begins with ``vmforge-``.
         directory: Where the console log and the boot files lie; QEMU's user must be able to enter it.
-        disks: All its disks. Records go to those in ``records_on``, by default every writable disk without a bed of its own.
+        disks: All its disks.
+        records_on: Targets of those that records go to, in order; by default every disk without ``extra`` XML.
         mode: ``writer`` (checks what is there, then goes on), ``check`` (checks and powers off), ``flood``, ``idle``.
         agent: Run the guest agent and give it a channel.
         fs: Target of the disk whose ext4 is mounted (see ``Disk.fs_mib``).
@@ -194,11 +195,9 @@ class Guest:
         deadline = time.monotonic() + timeout
         while True:
             text = self.console()
-            match = None
-            for match in re.finditer(pattern, text, re.MULTILINE):
-                pass
-            if match:
-                return match
+            matches = list(re.finditer(pattern, text, re.MULTILINE))
+            if matches:
+                return matches[-1]
             if "bed: BROKEN" in text and "BROKEN" not in pattern:
                 raise AssertionError(f"{self.name}: {text[text.index('bed: BROKEN') :].splitlines()[0]}")
             if time.monotonic() > deadline:

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The tiny guest's parts: Debian's cloud kernel, and an initramfs of busybox, some modules and the guest agent.
 
-Nothing is installed: the packages are downloaded once, unpacked under ``.cache/`` and packed anew when ``init.sh`` changes.
+Nothing is installed: the packages are downloaded once and unpacked under ``.cache/``; they are packed anew when
+``init.sh`` changes.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def _initramfs(tree: Path) -> bytes:
     for directory in ("bin", "sbin", "usr", "usr/sbin", "modules", "dev", "proc", "sys", "run", "mnt", "etc"):
         archive.directory(directory)
     archive.node("dev/console", 5, 1)
-    archive.file("init", INIT.read_bytes(), 0o755)
+    archive.file("init", b"#!/bin/busybox sh\n" + INIT.read_bytes(), 0o755)
     archive.file("bin/busybox", (tree / "bin" / "busybox").read_bytes(), 0o755)
     drivers = {path.stem: path for path in (tree / "lib" / "modules").rglob("*.ko")}
     for name in MODULES:

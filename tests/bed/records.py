@@ -21,7 +21,7 @@ BLOCK = 4096
 _SCATTER = 7919
 
 
-class Broken(AssertionError):
+class BrokenError(AssertionError):
     """The images are not of one instant, or not of this guest."""
 
 
@@ -72,7 +72,7 @@ def verify(images: Sequence[Path | str], geometry: Geometry | None = None, *, fo
         M, the newest whole record.
 
     Raises:
-        Broken: Names the first slot that does not fit.
+        BrokenError: Names the first slot that does not fit.
     """
     geometry = geometry or Geometry()
     with tempfile.TemporaryDirectory(prefix="vmforge-bed-", dir="/var/tmp") as scratch:
@@ -103,7 +103,7 @@ def _number(block: bytes, where: str) -> int:
     head = block[:16]
     number = int(head) - 10**14 if head[:15].isdigit() else -1
     if number < 1 or block != content(number):
-        raise Broken(f"disk {where}: not a record, and not zeroes: {head!r}…")
+        raise BrokenError(f"disk {where}: not a record, and not zeroes: {head!r}…")
     return number
 
 
@@ -139,11 +139,12 @@ def check(disks: Sequence[Sequence[Sequence[int]]], geometry: Geometry) -> int:
     for disk, slots in enumerate(disks):
         period = count * places[disk]
         for turn in range(places[disk]):
-            slot = turn * _SCATTER % places[disk]
+            here = disk, turn * _SCATTER % places[disk]
             first = disk + 1 + turn * count
             last = first + (newest - first) // period * period if first <= newest else 0
-            for have in slots[slot]:
-                in_flight = (have == 0 and (disk, slot) in loose) or (torn and have == torn and (disk, slot) == slot_of(torn))
-                if not in_flight and not fits(have, last, period):
-                    raise Broken(f"disk {disk} slot {slot} holds record {have} where {last} belongs, newest {newest}")
+            in_flight = {0} if here in loose else {torn} if torn and here == slot_of(torn) else set()
+            for have in slots[here[1]]:
+                if have not in in_flight and not fits(have, last, period):
+                    where = f"disk {disk} slot {here[1]}"
+                    raise BrokenError(f"{where}: holds record {have} where {last} belongs, newest {newest}")
     return newest

@@ -1,0 +1,40 @@
+# Everything a checkout can do. Each target makes what it needs; see CONTRIBUTING.md.
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/sh
+PYTHON := /usr/bin/python3
+
+.PHONY: help deps link lint unit integration test demo demo-clean build clean
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
+
+deps: ## Install the Debian packages that are missing (as root)
+	@tools/deps.sh
+
+link: ## Make this checkout importable as ansible_collections.vmforge.backup
+	@$(PYTHON) tools/environments.py link
+
+lint: deps ## Style, types, documentation, sanity, packaging
+	@$(PYTHON) tools/check.py lint
+
+unit: deps ## Unit tests under every supported Python found here
+	@$(PYTHON) tools/check.py unit
+
+integration: deps ## Real guests, real S3 servers, every supported ansible-core
+	@$(PYTHON) tools/check.py integration
+
+test: deps ## All of it: lint, unit, integration
+	@$(PYTHON) tools/check.py lint unit integration
+
+demo: deps ## Back up a running guest of its own, and prove the copy
+	@$(PYTHON) demo/demo.py run
+
+demo-clean: ## Remove everything that the demo made
+	@$(PYTHON) demo/demo.py clean
+
+build: deps ## The collection's archive, in build/
+	@$(PYTHON) tools/check.py build
+
+clean: ## Remove virtual environments, caches and archives of this checkout
+	rm -rf .venv .venv-* .cache .collections .ansible build tests/output .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,247 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs the checks of a checkout: ``check.py lint unit integration build``, in the order given.
+
+Independent steps run side by side; each says when it starts, when it is done and how long it took, and shows its
+output only if it failed (tests always show their summary).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from environments import (
+    CORES,
+    ROOT,
+    UNIT_PYTHONS,
+    Environment,
+    core_environment,
+    link,
+    lint_environment,
+    pythons,
+    system_version,
+    unit_environment,
+)
+from sanity import prepare_sanity
+
+CACHE = ROOT / ".cache"
+PACKAGE = "ansible_collections.vmforge.backup"
+_QUIET = {"ANSIBLE_NOCOLOR": "1", "PY_COLORS": "0", "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to run.
+
+    Attributes:
+        name: What people read.
+        argv: The program; or a function, which raises SystemExit or returns what is to be shown.
+        summary: A pattern of lines to show even on success.
+    """
+
+    name: str
+    argv: Sequence[str] | Callable[[], str]
+    cwd: Path = ROOT
+    env: dict[str, str] = field(default_factory=dict)
+    summary: str = ""
+
+    def run(self) -> tuple[bool, str, float]:
+        """Run it: whether it passed, its output, seconds."""
+        begun = time.monotonic()
+        if callable(self.argv):
+            try:
+                passed, output = True, self.argv()
+            except SystemExit as error:
+                passed, output = False, str(error)
+        else:
+            env = {**os.environ, **_QUIET, **self.env}
+            done = subprocess.run(
+                list(self.argv),
+                cwd=self.cwd,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+            )
+            passed, output = done.returncode == 0, done.stdout
+        return passed, output, time.monotonic() - begun
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def run_steps(title: str, steps: Iterable[Step], jobs: int = 2) -> bool:
+    """Run independent steps, a few at a time."""
+    begun, failed = time.monotonic(), []
+    say(f"== {title}")
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        running = {pool.submit(step.run): step for step in steps}
+        for future in as_completed(running):
+            step = running[future]
+            passed, output, seconds = future.result()
+            say(f"   {'ok    ' if passed else 'FAILED'} {step.name} ({seconds:.1f} s)")
+            if not passed:
+                failed.append(step.name)
+                say(output.rstrip())
+            elif step.summary:
+                for line in re.findall(step.summary, output, re.MULTILINE):
+                    say(f"          {line}")
+    result = f"FAILED: {', '.join(failed)}" if failed else "all passed"
+    say(f"== {title}: {result} ({time.monotonic() - begun:.0f} s)")
+    return not failed
+
+
+def make_environments(environments: Iterable[Environment | None]) -> None:
+    begun = time.monotonic()
+    wanted = {environment.name: environment for environment in environments if environment}
+    say(f"== Virtual environments: {', '.join(wanted)}")
+    for environment in wanted.values():
+        environment.make()
+    link()
+    say(f"== Virtual environments: ready ({time.monotonic() - begun:.0f} s)")
+
+
+def _collection_env(environment: Environment) -> dict[str, str]:
+    """Find this checkout as the collection, and the environment's own programs first; no pyenv shims."""
+    path = [
+        str(environment.path / "bin"),
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ]
+    return {"PATH": os.pathsep.join(path), "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections")}
+
+
+def build(environment: Environment) -> str:
+    """Build the collection's archive into ``build/``; its path."""
+    shutil.rmtree(ROOT / "build", ignore_errors=True)
+    argv = [environment.bin("ansible-galaxy"), "collection", "build", "--output-path", "build", "."]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    return str(next((ROOT / "build").glob("*.tar.gz")))
+
+
+def _import_archive(environment: Environment) -> str:
+    """Build, and let galaxy-importer judge: what a Galaxy server does with an upload."""
+    archive = build(environment)
+    config = CACHE / "galaxy-importer.cfg"
+    config.parent.mkdir(exist_ok=True)
+    config.write_text("[galaxy-importer]\nRUN_ANSIBLE_TEST = False\nCHECK_REQUIRED_TAGS = True\n")
+    env = {**os.environ, **_QUIET, **_collection_env(environment), "GALAXY_IMPORTER_CONFIG": str(config)}
+    argv = [environment.bin("python"), "-m", "galaxy_importer.main", archive]
+    done = subprocess.run(
+        argv, cwd=CACHE, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+    output = done.stdout + done.stderr
+    if done.returncode or re.search(r"\b(ERROR|WARNING)\b", output):
+        raise SystemExit(output)
+    return output
+
+
+def lint() -> bool:
+    environment = lint_environment()
+    make_environments([environment])
+    env = _collection_env(environment)
+    sanity = prepare_sanity(environment)
+    return run_steps(
+        "Lint",
+        [
+            Step("ansible-test sanity", sanity.argv, cwd=sanity.directory, env=sanity.env),
+            Step("ruff check", [environment.bin("ruff"), "check", "--output-format", "concise", "."]),
+            Step("ruff format", [environment.bin("ruff"), "format", "--check", "."]),
+            Step("mypy --strict", [environment.bin("mypy"), "-p", f"{PACKAGE}.plugins.module_utils"]),
+            Step("antsibull-changelog", [environment.bin("antsibull-changelog"), "lint"]),
+            Step(
+                "antsibull-docs",
+                [environment.bin("antsibull-docs"), "lint-collection-docs", "--plugin-docs", "--skip-rstcheck", "."],
+                env=env,
+            ),
+            Step("ansible-lint", [environment.bin("ansible-lint"), "--offline", "--profile", "production"], env=env),
+            Step("galaxy-importer", lambda: _import_archive(environment)),
+        ],
+    )
+
+
+def _pytest(environment: Environment, *argv: str, **env: str) -> tuple[list[str], dict[str, str]]:
+    return [environment.bin("python"), "-m", "pytest", "-q", *argv], {**_collection_env(environment), **env}
+
+
+_PYTEST_SUMMARY = r"^(?:SKIPPED.*|.*\d+ (?:passed|failed).* in .*)$"
+
+
+def unit() -> bool:
+    found = {version: unit_environment(version) for version in UNIT_PYTHONS}
+    for version, environment in found.items():
+        if environment is None:
+            say(f"== Unit: no Python {version} here: found {', '.join(sorted(pythons()))}")
+    make_environments(found.values())
+    steps = []
+    for version, environment in found.items():
+        if environment:
+            # What needs libvirt, libnbd or QEMU runs where the distribution's bindings are.
+            marks = [] if version == system_version() else ["-m", "not system"]
+            cache = ["-o", f"cache_dir=.cache/pytest-{version}"]
+            argv, env = _pytest(environment, *marks, *cache, "tests/unit")
+            steps.append(Step(f"pytest, Python {version}", argv, env=env, summary=_PYTEST_SUMMARY))
+    return run_steps("Unit", steps)
+
+
+def integration() -> bool:
+    cores = {core: core_environment(core) for core in CORES}
+    for core, environment in cores.items():
+        if environment is None:
+            say(f"== Integration: no Python here runs ansible-core {core}: found {', '.join(sorted(pythons()))}")
+    modern = unit_environment(UNIT_PYTHONS[-1])
+    make_environments([*cores.values(), modern])
+    system = cores[CORES[0]]
+    assert system is not None
+    if not any((ROOT / "tests" / "integration").glob("**/test_*.py")):
+        say("== Integration: no tests")
+        return True
+    found = [f"{core}={environment.path}" for core, environment in cores.items() if environment]
+    argv, env = _pytest(system, "--durations=5", "-o", "cache_dir=.cache/pytest", "tests/integration")
+    env["VMFORGE_ANSIBLE_CORES"] = os.pathsep.join(found)
+    steps = [
+        Step(f"pytest, ansible-core {', '.join(c for c in cores if cores[c])}", argv, env=env, summary=_PYTEST_SUMMARY)
+    ]
+    if modern and modern is not system:
+        argv, env = _pytest(modern, "-m", "s3", "-o", "cache_dir=.cache/pytest-s3", "tests/integration")
+        steps.append(Step("pytest of S3, newest boto3", argv, env=env, summary=_PYTEST_SUMMARY))
+    # One at a time: they measure and wait.
+    return run_steps("Integration", steps, jobs=1)
+
+
+def main(wanted: Sequence[str]) -> int:
+    begun = time.monotonic()
+    checks = {"lint": lint, "unit": unit, "integration": integration}
+    if wanted == ["build"]:
+        environment = lint_environment()
+        make_environments([environment])
+        say(build(environment))
+        return 0
+    if not wanted or set(wanted) - set(checks):
+        raise SystemExit(f"usage: check.py {' '.join(checks)} | build")
+    failed = [name for name in wanted if not checks[name]()]
+    say(f"== {'FAILED: ' + ', '.join(failed) if failed else 'All passed'} ({time.monotonic() - begun:.0f} s)")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
