@@ -9,7 +9,7 @@ Source: https://libvirt.org/formatbackup.html
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from typing import Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 
 def backup_xml(*, socket: str, scratch: Mapping[str, str], left_out: Iterable[str]) -> str:

@@ -9,9 +9,10 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, StorageError
 
@@ -84,12 +85,17 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     with storage_errors(f"reading {path}"):
         data = path.read_bytes()
+    return decode_json(data, where=str(path))
+
+
+def decode_json(data: bytes, *, where: str) -> dict[str, Any]:
+    """The JSON object in some bytes. Raises ``FormatError`` naming ``where`` for anything else."""
     try:
         value = json.loads(data)
     except ValueError as error:
-        raise FormatError(f"{path} is not valid JSON: {error}.") from error
+        raise FormatError(f"{where} is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
-        raise FormatError(f"{path} holds no JSON object.")
+        raise FormatError(f"{where} holds no JSON object.")
     return value
 
 

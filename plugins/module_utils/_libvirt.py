@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import re
 import time
-import uuid as uuid_module
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping, TypeVar
+from typing import Any, Callable, TypeVar
 
 from ansible_collections.vmforge.backup.plugins.module_utils._backup_xml import job_socket
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import libvirt, need
@@ -21,13 +20,13 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     InputError,
     NotFoundError,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid
 
 T = TypeVar("T")
 
 DEFAULT_URI = "qemu:///system"
 # virDomainBackupBegin came with libvirt 6.0; without incremental backup support in QEMU it is refused before 7.2.
 _MIN_LIBVIRT = 6_000_000
-_UUID = re.compile(r"^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$")
 _ABORT_SECONDS = 60.0
 _AGENT_CHANNEL = ".//channel/target[@name='org.qemu.guest_agent.0'][@state='connected']"
 
@@ -83,6 +82,12 @@ class Hypervisor:
             ) from error
         return self._connection
 
+    def close(self) -> None:
+        """Close the connection, before a fork for instance; the next call opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     def call(self, what: str, work: Callable[[Any], T]) -> T:
         """Run ``work(connection)``; a connection lost before or during it is opened once more.
 
@@ -127,7 +132,7 @@ class Hypervisor:
             InputError: A name and a UUID match different domains.
         """
         everything = self.domains()
-        wanted_uuid = str(uuid_module.UUID(name_or_uuid)) if _UUID.match(name_or_uuid) else None
+        wanted_uuid = canonical_uuid(name_or_uuid)
         found = [domain for domain in everything if domain.name == name_or_uuid or domain.uuid == wanted_uuid]
         if len(found) > 1:
             raise InputError(
@@ -154,7 +159,7 @@ class Hypervisor:
 
 
 class Domain:
-    """One domain, by UUID. Every call goes through the hypervisor's connection, so it outlives a restart of libvirtd."""
+    """One domain, by UUID. Calls go through the hypervisor's connection and so outlive a restart of libvirtd."""
 
     def __init__(self, hypervisor: Hypervisor, uuid: str, name: str) -> None:
         self.hypervisor = hypervisor

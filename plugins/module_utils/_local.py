@@ -8,10 +8,11 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Callable, Iterable, Iterator
+from typing import Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import BusyError, FormatError, StorageError
 from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors, sync_directory
@@ -89,7 +90,7 @@ class VmDirectory:
             while not _try_flock(descriptor):
                 if time.monotonic() >= deadline:
                     raise BusyError(
-                        f"Another process is working on the backups in {self.path}. Wait for it, or raise lock_timeout.",
+                        f"Another process is working on the backups in {self.path}. Wait for it or raise lock_timeout.",
                         code="locked",
                     )
                 sleep(0.2)

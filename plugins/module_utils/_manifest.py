@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Mapping
+from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, parse_id, parse_time
@@ -131,7 +132,9 @@ def decode_manifest(data: bytes, *, where: str) -> Manifest:
     try:
         value = json.loads(data)
         if value["schema"] != SCHEMA:
-            raise FormatError(f"{where} has schema {value['schema']!r}; this version reads {SCHEMA}. Upgrade vmforge.backup.")
+            raise FormatError(
+                f"{where} has schema {value['schema']!r}; this version reads {SCHEMA}. Upgrade vmforge.backup."
+            )
         manifest = _build(value)
         _check(manifest)
     except FormatError:
@@ -155,8 +158,7 @@ def _build(value: Mapping[str, Any]) -> Manifest:
         consistency=value["consistency"],
         compression=value["compression"],
         disks=tuple(
-            DiskRecord(**{key: disk[key] for key in DiskRecord.__dataclass_fields__})
-            for disk in value["disks"]
+            DiskRecord(**{key: disk[key] for key in DiskRecord.__dataclass_fields__}) for disk in value["disks"]
         ),
         excluded=tuple((item["target"], item["reason"]) for item in value["excluded"]),
         files=tuple(

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import re
+import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Iterable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
 
@@ -17,6 +18,7 @@ _ID_FORMAT = "%Y%m%dT%H%M%SZ"
 # A newest id further ahead than this means that some clock is wrong; waiting would not help.
 MAX_CLOCK_AHEAD = timedelta(minutes=5)
 
+_UUID = re.compile(r"^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$")
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhdw]?)$")
 _DURATION_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -88,11 +90,16 @@ def next_id(known: Iterable[str], *, now: datetime) -> tuple[str, float]:
     ahead = chosen - now
     if ahead > MAX_CLOCK_AHEAD:
         raise InputError(
-            f"The newest backup of this VM, {newest}, lies in the future: the clock of this host says {format_time(now)}. "
+            f"The newest backup of this VM, {newest}, lies in the future: this host's clock says {format_time(now)}. "
             "Correct the clock, or move that backup away if its own time is wrong.",
             code="clock",
         )
     return format_id(chosen), max(0.0, ahead.total_seconds())
+
+
+def canonical_uuid(text: str) -> str | None:
+    """A UUID in libvirt's form, or None for anything else."""
+    return str(uuid.UUID(text)) if _UUID.match(text) else None
 
 
 def parse_duration(text: str) -> timedelta:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping
+from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
@@ -85,6 +86,8 @@ def _respawn_where_present(libraries: tuple[str, ...]) -> None:
     """Run the module again under an interpreter that has the missing libraries; return when there is none."""
     if not libraries or has_respawned():
         return
-    interpreters = [path for path in _SYSTEM_PYTHONS if all(probe_interpreters_for_module([path], name) for name in libraries)]
+    interpreters = [
+        path for path in _SYSTEM_PYTHONS if all(probe_interpreters_for_module([path], name) for name in libraries)
+    ]
     if interpreters:
         respawn_module(interpreters[0])

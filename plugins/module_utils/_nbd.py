@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Callable, Iterator
+from collections.abc import Iterator
+from typing import Any, Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import nbd
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError, SourceError

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Mapping
+from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._compress import DEFAULT_LEVELS, MAX_LEVELS
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError

@@ -1,21 +1,24 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The data path: reader -> compressor -> parts -> hasher -> sinks. Threads; knows neither libvirt nor S3.
+"""The data path: reader -> compressor -> parts -> hasher -> sink. Threads; knows neither libvirt nor S3.
 
 Readers read and compress side by side and hand clusters to one image writer under a lock: their order in the file is
 free, for qcow2 does not mind. Full parts go through a bounded set of buffers to part workers, which hash each part
-and give it to every sink; when sinks are slower than the guest's disk, the readers wait.
+and give it to the sink; when that is slower than the guest's disk, the readers wait.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from queue import Empty, Queue
-from typing import Callable, Iterable, Iterator, Protocol, Sequence
+from typing import Callable, Protocol
 
 from ansible_collections.vmforge.backup.plugins.module_utils._compress import make_compressor
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError
@@ -25,6 +28,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._qcow2 import CLUST
 
 _ZERO_CLUSTER = bytes(CLUSTER_SIZE)
 _WAIT_SECONDS = 0.2
+# After a failure: an upload may be waiting for an answer that never comes. Such a thread ends with the process.
+_GIVE_UP_SECONDS = 15.0
 
 
 class Reader(Protocol):
@@ -157,7 +162,7 @@ class ImageStream:
         connect: Opens a reader; called once in each reader thread.
         size: Of the disk in bytes.
         ranges: What to read, cut into requests, in whole clusters but for the disk's end.
-        sinks: Every part goes to each.
+        sink: Takes the parts.
         settings: See :class:`StreamSettings`.
         stop: Shared by the whole run.
         limit: Shared by the whole run.
@@ -170,13 +175,13 @@ class ImageStream:
         *,
         size: int,
         ranges: Iterable[Extent],
-        sinks: Sequence[Sink],
+        sink: Sink,
         settings: StreamSettings,
         stop: Stop,
         limit: RateLimit,
         advance: Callable[[int, int], None],
     ) -> None:
-        self._connect, self._sinks, self._settings, self._stop = connect, sinks, settings, stop
+        self._connect, self._sink, self._settings, self._stop = connect, sink, settings, stop
         self._advance = advance
         self._ranges = _Shared(iter(ranges), limit, stop)
         # Small parts: enough that a slow upload does not stall the readers. Large parts: three, as little as works.
@@ -188,45 +193,51 @@ class ImageStream:
         self._parts: dict[int, bytes] = {}
         self._queue: Queue[tuple[int, bytearray, int] | None] = Queue()
         self._lock = threading.Lock()
-        self._cutter = PartCutter(
-            part_size=settings.part_size, hole=CLUSTER_SIZE, take=self._take, emit=self._emit
-        )
+        self._cutter = PartCutter(part_size=settings.part_size, hole=CLUSTER_SIZE, take=self._take, emit=self._emit)
         self._writer = ImageWriter(
             size, compression=settings.compression, append=self._cutter.append, backing=settings.backing
         )
         self._data_bytes = 0
 
     def run(self) -> Streamed:
-        """Stream until everything has reached every sink.
+        """Stream until everything has reached the sink.
 
         Raises:
             VMForgeError: The first failure of any thread, or the reason for which the run was stopped.
         """
-        readers = [threading.Thread(target=self._guard, args=(self._read,)) for _ in range(self._settings.readers)]
-        workers = [threading.Thread(target=self._guard, args=(self._work,)) for _ in range(self._part_workers)]
+        pool = ThreadPoolExecutor(self._settings.readers + self._part_workers)
+        readers = [self._start(pool, self._read) for _ in range(self._settings.readers)]
+        workers = [self._start(pool, self._work) for _ in range(self._part_workers)]
         try:
-            for thread in (*workers, *readers):
-                thread.start()
             _join(readers)
             self._stop.check()
             self._cutter.finish(self._writer.finish())
-        except BaseException as error:
-            self._stop.fail(error)
-            raise
-        finally:
             for _ in workers:
                 self._queue.put(None)
             _join(workers)
+        except BaseException as error:
+            self._stop.fail(error)
+            for _ in workers:
+                self._queue.put(None)
+            _join(readers + workers, seconds=_GIVE_UP_SECONDS)
+            raise
+        finally:
+            pool.shutdown(wait=False)
         self._stop.check()
         parts = tuple(self._parts[number] for number in sorted(self._parts))
         return Streamed(size=self._cutter.size, parts=parts, data_bytes=self._data_bytes)
 
-    def _guard(self, work: Callable[[], None]) -> None:
-        """Run a thread's work; a failure of any kind stops the run and is raised by ``run``."""
-        try:
-            work()
-        except BaseException as error:
-            self._stop.fail(error)
+    def _start(self, pool: Executor, work: Callable[[], None]) -> Future[None]:
+        """Run something in a thread; a failure of any kind in it stops the run and is raised by ``run``."""
+
+        def note(future: Future[None]) -> None:
+            error = future.exception()
+            if error is not None:
+                self._stop.fail(error)
+
+        future = pool.submit(work)
+        future.add_done_callback(note)
+        return future
 
     def _read(self) -> None:
         reader = self._connect()
@@ -264,8 +275,7 @@ class ImageStream:
                 continue
             with memoryview(buffer)[:length] as view:
                 digest = hashlib.sha256(view).digest()
-                for sink in self._sinks:
-                    sink.write_part(number, (number - 1) * self._settings.part_size, view, digest)
+                self._sink.write_part(number, (number - 1) * self._settings.part_size, view, digest)
             self._parts[number] = digest
             self._buffers.put(buffer)
 
@@ -297,8 +307,8 @@ class _ClusterPacker:
         return clusters
 
 
-def _join(threads: Sequence[threading.Thread]) -> None:
+def _join(futures: Sequence[Future[None]], *, seconds: float = math.inf) -> None:
     """Wait in short steps, so that a signal handler of the main thread gets its turn."""
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(_WAIT_SECONDS)
+    deadline = time.monotonic() + seconds
+    while wait(futures, timeout=_WAIT_SECONDS).not_done and time.monotonic() < deadline:
+        continue

@@ -1,0 +1,208 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One backup in the making: from an open source to a manifest in the partial directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Callable
+
+from ansible_collections.vmforge.backup.plugins.module_utils._definitions import read_definitions
+from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk, DomainSpec
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceError
+from ansible_collections.vmforge.backup.plugins.module_utils._files import write_file
+from ansible_collections.vmforge.backup.plugins.module_utils._guard import SpaceGuard, Ticker, free_bytes, reserve_bytes
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
+from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST
+from ansible_collections.vmforge.backup.plugins.module_utils._local_file import LocalFile, reread
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import DiskRecord, FileRecord, Manifest
+from ansible_collections.vmforge.backup.plugins.module_utils._model import Extent, VmRef, format_time, utc_now
+from ansible_collections.vmforge.backup.plugins.module_utils._nbd import REQUEST_SIZE, BlockReader, Export
+from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
+from ansible_collections.vmforge.backup.plugins.module_utils._pipeline import (
+    ImageStream,
+    RateLimit,
+    Stop,
+    StreamSettings,
+    split_ranges,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._plan import BackupPlan, check_space, part_size_for
+from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
+from ansible_collections.vmforge.backup.plugins.module_utils._source import Source
+from ansible_collections.vmforge.backup.plugins.module_utils._target import BackupTarget
+
+_WATCH_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class _OpenDisk:
+    """A disk whose export has told its size and what of it to read."""
+
+    disk: Disk
+    export: Export
+    size: int
+    ranges: tuple[Extent, ...]
+
+    @property
+    def read_bytes(self) -> int:
+        return sum(extent.length for extent in self.ranges)
+
+
+@dataclass
+class Capture:
+    """Streams all disks of one domain to a target.
+
+    Args:
+        spec: The domain's definition, with the disks that ``plan`` names.
+        disks: That take part.
+        tool: Versions, for the manifest.
+        stop: Watched by all threads.
+    """
+
+    options: BackupOptions
+    domain: Domain
+    vm: VmRef
+    backup_id: str
+    spec: DomainSpec
+    plan: BackupPlan
+    disks: Sequence[Disk]
+    target: BackupTarget
+    progress: Progress
+    tool: Mapping[str, str]
+    stop: Stop = field(default_factory=Stop)
+    _files: list[FileRecord] = field(default_factory=list)
+    _disks: list[DiskRecord] = field(default_factory=list)
+    _written: list[tuple[LocalFile, FileRecord]] = field(default_factory=list)
+
+    def run(self, source: Source) -> tuple[Manifest, bytes]:
+        """Read everything, check it, and write the manifest last.
+
+        Returns:
+            The manifest and its bytes.
+
+        Raises:
+            VMForgeError: Whatever keeps this from being a backup. Removing the partial directory and what lies in S3
+                is the caller's.
+        """
+        try:
+            with source:
+                definitions = read_definitions(self.domain, self.spec)
+                opened = [self._open(disk, source.exports[disk.target]) for disk in self.disks]
+                self._check_space(opened)
+                self._stream(source, opened)
+                source.confirm()
+            self._verify()
+        finally:
+            for written, _record in self._written:
+                written.close()
+        for name, data in definitions.items():
+            self._files.append(self.target.add_small(name, data))
+        return self._write_manifest(source)
+
+    def _open(self, disk: Disk, export: Export) -> _OpenDisk:
+        size, extents = export.allocated()
+        if size % 512:
+            raise SourceError(f"Disk {disk.target} has {size} bytes, not a multiple of 512; qcow2 cannot hold that.")
+        return _OpenDisk(disk, export, size, tuple(split_ranges(extents, size=size, limit=REQUEST_SIZE)))
+
+    def _check_space(self, opened: Sequence[_OpenDisk]) -> None:
+        total = sum(item.read_bytes for item in opened)
+        self.progress.enter("reading", total=total)
+        if self.target.keep_local:
+            path = str(self.target.directory.parent)
+            needed = int(total * self.plan.ratio)
+            check_space(needed=needed, free=free_bytes(path), reserve=reserve_bytes(path), path=path)
+
+    def _stream(self, source: Source, opened: Sequence[_OpenDisk]) -> None:
+        watches: list[Callable[[], None]] = list(source.watches())
+        if self.target.keep_local:
+            watches.append(
+                SpaceGuard(str(self.target.directory.parent), what="backups are written", code="target_full")
+            )
+        limit = RateLimit(self.options.rate_limit)
+        with self._ticker(*watches), self._ticker(self.progress.write):
+            for item in opened:
+                self._stream_disk(item, limit)
+        self.stop.check()
+
+    def _ticker(self, *calls: Callable[[], None]) -> Ticker:
+        return Ticker(_WATCH_SECONDS, calls, self.stop)
+
+    def _stream_disk(self, item: _OpenDisk, limit: RateLimit) -> None:
+        settings = StreamSettings(
+            compression=self.options.compression,
+            level=self.options.level,
+            readers=self.options.readers,
+            part_size=part_size_for(virtual_size=item.size, read_bytes=item.read_bytes),
+        )
+        image = self.target.open_image(f"{item.disk.target}.qcow2")
+        try:
+            streamed = ImageStream(
+                lambda: BlockReader(item.export, stopped=self.stop),
+                size=item.size,
+                ranges=item.ranges,
+                sink=image,
+                settings=settings,
+                stop=self.stop,
+                limit=limit,
+                advance=self.progress.advance,
+            ).run()
+            image.complete()
+        except BaseException:
+            image.abort()
+            raise
+        parts = tuple(part.hex() for part in streamed.parts)
+        record = FileRecord(image.name, streamed.size, sha256=None, part_size=settings.part_size, parts=parts)
+        if image.local is not None:
+            self._written.append((image.local, record))
+        else:
+            self._files.append(record)
+        self._disks.append(
+            DiskRecord(
+                target=item.disk.target,
+                type="full",
+                file=image.name,
+                format="qcow2",
+                source=item.disk.source,
+                virtual_size=item.size,
+                data_bytes=streamed.data_bytes,
+            )
+        )
+
+    def _verify(self) -> None:
+        """Make the local images durable, and read them again from the disk."""
+        if not self._written:
+            return
+        self.progress.enter("verifying", total=sum(record.size for _file, record in self._written))
+        with self._ticker(self.progress.write):
+            for written, record in self._written:
+                written.sync()
+                digest = reread(
+                    written.path,
+                    part_size=record.part_size,
+                    parts=[bytes.fromhex(part) for part in record.parts],
+                    advance=self.progress.advance,
+                    check=self.stop.check,
+                )
+                self._files.append(replace(record, sha256=digest))
+
+    def _write_manifest(self, source: Source) -> tuple[Manifest, bytes]:
+        manifest = Manifest(
+            id=self.backup_id,
+            vm=self.vm,
+            instant=format_time(source.instant),
+            finished_at=format_time(utc_now()),
+            type=self.plan.type,
+            full_reason=self.plan.full_reason,
+            consistency=source.consistency,
+            compression=self.options.compression,
+            disks=tuple(self._disks),
+            excluded=self.plan.excluded,
+            files=tuple(self._files),
+            tool=self.tool,
+        )
+        data = manifest.encode()
+        write_file(self.target.directory / MANIFEST, data)
+        return manifest, data

@@ -1,0 +1,115 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Deleting one backup: refused first, then begun by a rename, so that the next run can finish it."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from typing import Any
+
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, S3Error
+from ansible_collections.vmforge.backup.plugins.module_utils._files import (
+    read_json,
+    remove_tree,
+    storage_errors,
+    sync_directory,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._local import DELETING, MANIFEST, OFFSITE, VmDirectory
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
+from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, parse_time
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import MAX_MANIFEST_SIZE, OffsiteVm
+
+HOLD = "hold.json"
+
+
+def find_backup(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: str) -> Manifest | None:
+    """The manifest of a backup that lies here or in S3; None when it is in neither."""
+    path = directory.entry(backup_id) / MANIFEST
+    if path.is_file():
+        return decode_manifest(path.read_bytes(), where=str(path))
+    if offsite is None:
+        return None
+    place = offsite.backup(backup_id)
+    if not place.complete():
+        return None
+    return decode_manifest(place.store.get(place.key(MANIFEST), max_size=MAX_MANIFEST_SIZE), where=place.key(MANIFEST))
+
+
+def refuse_deletion(
+    directory: VmDirectory, offsite: OffsiteVm | None, manifest: Manifest, *, vm: VmRef, now: datetime
+) -> None:
+    """Raise ``InputError`` if a backup must not be deleted; nothing is touched here.
+
+    It must not while a child builds on it, a hold protects it, S3 holds it locked, it is another node's, or its copy in
+    S3 could not be deleted along with it.
+    """
+    name = f"Backup {manifest.id} of {manifest.vm.name!r}"
+    if manifest.vm.node != vm.node:
+        raise InputError(f"{name} belongs to node {manifest.vm.node!r}; delete it there.", code="other_node")
+    path = directory.entry(manifest.id)
+    if (path / OFFSITE).is_file() and offsite is None:
+        raise InputError(
+            f"{name} has a copy in S3; give the S3 options too, or that copy would be orphaned.", code="offsite"
+        )
+    for hold in _holds(directory, offsite, manifest.id):
+        until = hold.get("until")
+        if until is None or parse_time(until) > now:
+            raise InputError(f"{name} is held ({hold.get('reason') or 'no reason given'}); free it first.", code="held")
+    child = _child(directory, manifest.id)
+    if child is not None:
+        raise InputError(f"{name} is the parent of {child}, which could not be restored without it.", code="has_child")
+    if offsite is not None:
+        offsite.backup(manifest.id).refuse_locked()
+
+
+def begin_deletion(directory: VmDirectory, backup_id: str) -> None:
+    """Rename the backup, which from now on is none; one that lies only in S3 gets an empty directory as a note."""
+    source, target = directory.entry(backup_id), directory.entry(backup_id, DELETING)
+    with storage_errors(f"renaming {source}"):
+        if source.is_dir():
+            os.rename(source, target)
+        else:
+            target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sync_directory(directory.path)
+
+
+def finish_deletion(directory: VmDirectory, backup_id: str, offsite: OffsiteVm | None) -> None:
+    """Delete in S3, the manifest first, and confirm; then the local files.
+
+    Raises:
+        S3Error: Something is still there; the directory keeps its name, and the next run goes on.
+    """
+    path = directory.entry(backup_id, DELETING)
+    has_copy = (path / OFFSITE).is_file() or not (path / MANIFEST).is_file()
+    if offsite is not None:
+        place = offsite.backup(backup_id)
+        place.store.delete(place.key(MANIFEST))
+        for found in place.store.list(place.prefix + "/"):
+            place.store.delete(found.key)
+        place.store.abort_multiparts(place.prefix + "/")
+    elif has_copy:
+        raise S3Error(f"{path} has a copy in S3 that can only be deleted with the S3 options.", code="s3_options")
+    remove_tree(path)
+
+
+def _holds(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: str) -> list[dict[str, Any]]:
+    try:
+        found = [read_json(directory.entry(backup_id) / HOLD)]
+    except FileNotFoundError:
+        found = []
+    if offsite is not None:
+        copy = offsite.backup(backup_id).read_json(HOLD)
+        found += [copy] if copy is not None else []
+    return found
+
+
+def _child(directory: VmDirectory, backup_id: str) -> str | None:
+    for other in directory.ids():
+        path = directory.entry(other) / MANIFEST
+        if path.is_file():
+            parent = decode_manifest(path.read_bytes(), where=str(path)).parent
+            if parent is not None and parent.get("id") == backup_id:
+                return other
+    return None

@@ -1,0 +1,83 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Looking at one domain before anything is done: what there is to back up, and the plan for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk, DomainSpec
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
+from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, VmDirectory
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import decode_manifest
+from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
+from ansible_collections.vmforge.backup.plugins.module_utils._plan import BackupPlan, PlannedDisk, choose_disks
+from ansible_collections.vmforge.backup.plugins.module_utils._qemu import allocated_estimate
+
+_FULL_REASON = "every backup is a full one"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A domain as it is now, and the plan for its backup.
+
+    Attributes:
+        disks: That take part.
+        left_out: Targets of the others.
+        paths: Target -> path, of disks that have one.
+    """
+
+    running: bool
+    spec: DomainSpec
+    disks: tuple[Disk, ...]
+    left_out: tuple[str, ...]
+    paths: dict[str, str]
+    plan: BackupPlan
+
+
+def inspect(domain: Domain, directory: VmDirectory, options: BackupOptions) -> Inspection:
+    """Look at a domain and plan its backup; touches nothing.
+
+    Raises:
+        InputError: It cannot be backed up as asked.
+        SourceError: An image cannot be opened.
+    """
+    running = domain.state().active
+    spec = domain.spec()
+    disks, excluded = choose_disks(
+        spec, exclude=options.exclude, running=running, allow_plaintext=options.allow_plaintext
+    )
+    paths = {disk.target: domain.source_path(disk) for disk in disks if disk.type in ("file", "block", "volume")}
+    destinations = [] if options.delete_local else [str(directory.path)]
+    if options.s3 is not None:
+        destinations.append(f"s3://{options.s3.bucket}/{options.s3.key(domain.uuid)}")
+    plan = BackupPlan(
+        type="full",
+        full_reason=_FULL_REASON,
+        disks=tuple(_plan_disk(domain, disk, paths.get(disk.target)) for disk in disks),
+        excluded=excluded,
+        destinations=tuple(destinations),
+        ratio=_last_ratio(directory),
+    )
+    left_out = tuple(disk.target for disk in spec.disks if disk not in disks)
+    return Inspection(running, spec, disks, left_out, paths, plan)
+
+
+def _plan_disk(domain: Domain, disk: Disk, path: str | None) -> PlannedDisk:
+    info = domain.block_info(disk.target)
+    estimate = info.allocation or info.capacity
+    if path is not None:
+        estimate = allocated_estimate(path, image_format=disk.format)
+    return PlannedDisk(disk.target, disk.format, disk.source, info.capacity, min(estimate, info.capacity))
+
+
+def _last_ratio(directory: VmDirectory) -> float:
+    """Stored bytes per byte of data in the newest backup here; 1 where there is none."""
+    for backup_id in reversed(directory.ids()):
+        path = directory.entry(backup_id) / MANIFEST
+        if path.is_file():
+            manifest = decode_manifest(path.read_bytes(), where=str(path))
+            if manifest.data_bytes:
+                return min(1.1, manifest.size / manifest.data_bytes)
+    return 1.0

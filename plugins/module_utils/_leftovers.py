@@ -1,0 +1,169 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run that died has left: finished where only the last step was missing, removed otherwise.
+
+Called with the VM's lock held, so that whatever is found belongs to nobody any more.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vmforge.backup.plugins.module_utils._delete import finish_deletion
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, S3Error
+from ansible_collections.vmforge.backup.plugins.module_utils._files import read_json, remove_tree, write_json
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
+from ansible_collections.vmforge.backup.plugins.module_utils._local import (
+    DELETING,
+    FAILED,
+    MANIFEST,
+    OFFSITE,
+    PARTIAL,
+    PROGRESS,
+    VmDirectory,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
+from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, format_time, utc_now
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, drop_disks
+from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY, end_job
+
+
+class Leftovers:
+    """Clears one VM.
+
+    Args:
+        offsite: The VM's place in S3, or None when this run has no S3.
+    """
+
+    def __init__(self, vm: VmRef, directory: VmDirectory, offsite: OffsiteVm | None) -> None:
+        self._vm, self._directory, self._offsite = vm, directory, offsite
+        self.warnings: list[str] = []
+
+    def clear_host(self, domain: Domain, scratch_dir: str) -> None:
+        """End a dead run's libvirt job, scratch files and ``qemu-nbd`` processes."""
+        end_job(domain, scratch_dir)
+        sockets = RUN_DIRECTORY / self._vm.uuid / "nbd"
+        if sockets.exists():
+            for pid in _servers_of(sockets):
+                os.kill(pid, signal.SIGTERM)
+            remove_tree(sockets)
+
+    def clear_storage(self) -> None:
+        """Finish or discard partial backups, finish deletions, drop local disks whose drop was interrupted."""
+        for backup_id in self._directory.ids(DELETING):
+            try:
+                finish_deletion(self._directory, backup_id, self._offsite)
+            except S3Error as error:
+                self.warnings.append(f"The deletion of {backup_id} could not be finished yet: {error}")
+        for backup_id in self._directory.ids(PARTIAL):
+            self._clear_partial(backup_id)
+        for backup_id in self._directory.ids():
+            self._finish_drop(self._directory.entry(backup_id))
+
+    def _clear_partial(self, backup_id: str) -> None:
+        path = self._directory.entry(backup_id, PARTIAL)
+        state = _state(path)
+        if state.get("node", self._vm.node) != self._vm.node:
+            # Another node's, on shared storage: it is that node's to clear.
+            return
+        try:
+            data = (path / MANIFEST).read_bytes()
+            manifest = decode_manifest(data, where=str(path / MANIFEST))
+        except (FileNotFoundError, FormatError):
+            self._discard(backup_id, state)
+            return
+        self._finish(backup_id, manifest, data)
+
+    def _finish(self, backup_id: str, manifest: Manifest, data: bytes) -> None:
+        """All data were safe when the manifest was written; only the last step is missing."""
+        path = self._directory.entry(backup_id, PARTIAL)
+        if not all((path / disk.file).exists() for disk in manifest.disks):
+            if self._offsite is None:
+                self.warnings.append(f"{path} waits for a run with S3 to be finished there.")
+                return
+            place = self._offsite.backup(backup_id)
+            place.put(MANIFEST, data)
+            write_json(path / OFFSITE, place.record(completed=True, local_kept=False))
+        (path / PROGRESS).unlink(missing_ok=True)
+        self._directory.commit(backup_id)
+
+    def _discard(self, backup_id: str, state: dict[str, Any]) -> None:
+        record_failure(
+            self._directory,
+            self._vm,
+            backup_id,
+            started=state.get("started"),
+            phase=str(state.get("phase", "unknown")),
+            code="interrupted",
+            message="The run ended without finishing: its process was killed, or the host went down. What it had "
+            "written was removed by the next run.",
+        )
+        self.warnings.extend(discard(self._directory, backup_id, self._offsite))
+
+    def _finish_drop(self, path: Path) -> None:
+        try:
+            offsite = read_json(path / OFFSITE)
+        except FileNotFoundError:
+            return
+        if offsite.get("local") == "dropped" and offsite.get("completed_at"):
+            drop_disks(path)
+
+
+def discard(directory: VmDirectory, backup_id: str, offsite: OffsiteVm | None) -> list[str]:
+    """Remove a partial backup, in S3 first. Returns what could not be removed there: it is reaped by age later."""
+    warnings = []
+    if offsite is not None:
+        try:
+            offsite.backup(backup_id).discard()
+        except S3Error as error:
+            warnings.append(f"What {backup_id} had left in S3 could not be removed now; prune will: {error}")
+    remove_tree(directory.entry(backup_id, PARTIAL))
+    return warnings
+
+
+def record_failure(
+    directory: VmDirectory, vm: VmRef, backup_id: str, *, started: str | None, phase: str, code: str, message: str
+) -> None:
+    """Write ``<id>.failed.json``, for whoever asks why there is no backup."""
+    write_json(
+        directory.entry(backup_id, FAILED),
+        {
+            "schema": 1,
+            "id": backup_id,
+            "vm": {"uuid": vm.uuid, "name": vm.name},
+            "node": vm.node,
+            "started": started,
+            "failed": format_time(utc_now()),
+            "phase": phase,
+            "code": code,
+            "message": message,
+        },
+    )
+
+
+def _state(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path / PROGRESS)
+    except (FileNotFoundError, FormatError):
+        return {}
+
+
+def _servers_of(sockets: Path) -> list[int]:
+    """Process ids of every ``qemu-nbd`` that was started with a socket in this directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            # It ended meanwhile.
+            continue
+        ours = any(word.startswith(bytes(sockets) + b"/") for word in words)
+        if ours and words[0].endswith(b"qemu-nbd"):
+            found.append(int(entry.name))
+    return found

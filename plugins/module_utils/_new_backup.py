@@ -1,0 +1,181 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Making a new backup of one VM: plan, reserve an id, capture, commit; or leave nothing but a record of the failure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ansible_collections.vmforge.backup.plugins.module_utils._capture import Capture
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Error, SourceChangedError, VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._files import write_json
+from ansible_collections.vmforge.backup.plugins.module_utils._freeze import ThawWatchdog
+from ansible_collections.vmforge.backup.plugins.module_utils._inspect import Inspection, inspect
+from ansible_collections.vmforge.backup.plugins.module_utils._leftovers import discard, record_failure
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
+from ansible_collections.vmforge.backup.plugins.module_utils._local import (
+    MANIFEST,
+    OFFSITE,
+    PARTIAL,
+    PROGRESS,
+    VmDirectory,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest
+from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, format_time, utc_now
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, finish_offsite
+from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
+from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
+from ansible_collections.vmforge.backup.plugins.module_utils._result import VmResult
+from ansible_collections.vmforge.backup.plugins.module_utils._source import PullSource, Source, StoppedSource
+from ansible_collections.vmforge.backup.plugins.module_utils._target import BackupTarget
+
+_ATTEMPTS = 3
+
+
+@dataclass
+class NewBackup:
+    """Makes one backup, with the VM's lock held.
+
+    Attributes:
+        phase: Where it is, for whoever reports a failure.
+    """
+
+    options: BackupOptions
+    vm: VmRef
+    domain: Domain
+    directory: VmDirectory
+    offsite: OffsiteVm | None
+    watchdog: ThawWatchdog | None
+    tool: Mapping[str, str]
+    result: VmResult
+    phase: str = "planning"
+
+    def make(self) -> None:
+        """Make it; a source that changed under the reader is read again from the start.
+
+        Raises:
+            VMForgeError: No backup was made; nothing is left but ``<id>.failed.json``.
+            S3Error: A local backup was made and its copy in S3 was not.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._attempt()
+                return
+            except SourceChangedError as error:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                self.result.warnings.append(f"{error.message} What was read is discarded, and taken again.")
+
+    def _attempt(self) -> None:
+        self.phase = "planning"
+        inspection = inspect(self.domain, self.directory, self.options)
+        unreachable, known = self._offsite_ids()
+        backup_id = self.directory.reserve(known)
+        place = self.offsite.backup(backup_id) if self.offsite is not None else None
+        partial = self.directory.entry(backup_id, PARTIAL)
+        target = BackupTarget(partial, keep_local=not self.options.delete_local, offsite=place)
+        target.offsite_error = unreachable
+        started = format_time(utc_now())
+        try:
+            manifest, data = self._capture(backup_id, inspection, target)
+            self.phase = "committing"
+            self._commit(backup_id, target, data)
+        except VMForgeError as error:
+            # A manifest in the partial directory means that all is safe but the last step: the next run takes it.
+            if not (partial / MANIFEST).exists():
+                self._clean_up(backup_id, error, started)
+            raise
+        self._finish(backup_id, target, manifest, data)
+
+    def _clean_up(self, backup_id: str, error: VMForgeError, started: str) -> None:
+        self.result.warnings.extend(discard(self.directory, backup_id, self.offsite))
+        if not isinstance(error, SourceChangedError):
+            failure = {"started": started, "phase": self.phase, "code": error.code, "message": error.message}
+            record_failure(self.directory, self.vm, backup_id, **failure)
+
+    def _offsite_ids(self) -> tuple[S3Error | None, list[str]]:
+        """Ids that S3 knows; an S3 that cannot be reached spoils only the copy there, if there is a local one."""
+        if self.offsite is None:
+            return None, []
+        try:
+            return None, self.offsite.ids() or []
+        except S3Error as error:
+            if self.options.delete_local:
+                raise
+            return error, []
+
+    def _capture(self, backup_id: str, inspection: Inspection, target: BackupTarget) -> tuple[Manifest, bytes]:
+        facts = {"id": backup_id, "vm": {"uuid": self.vm.uuid, "name": self.vm.name}, "node": self.vm.node}
+        progress = Progress(target.directory / PROGRESS, facts)
+        progress.write()
+        source = self._source(backup_id, inspection)
+        capture = Capture(
+            options=self.options,
+            domain=self.domain,
+            vm=self.vm,
+            backup_id=backup_id,
+            spec=inspection.spec,
+            plan=inspection.plan,
+            disks=inspection.disks,
+            target=target,
+            progress=progress,
+            tool=self.tool,
+        )
+        try:
+            return capture.run(source)
+        finally:
+            self.phase = progress.phase
+            self.result.warnings.extend(source.warnings)
+            self.result.bytes_read = progress.read
+
+    def _source(self, backup_id: str, inspection: Inspection) -> Source:
+        if not inspection.running:
+            return StoppedSource(self.domain, inspection.disks, inspection.paths, clients=self.options.readers + 2)
+        return PullSource(
+            domain=self.domain,
+            backup_id=backup_id,
+            disks=inspection.disks,
+            left_out=inspection.left_out,
+            scratch_dir=self.options.scratch_dir,
+            scratch_max=self.options.scratch_max,
+            watchdog=self.watchdog,
+            require_quiesce=self.options.quiesce == "required",
+            freeze_timeout=self.options.freeze_timeout,
+        )
+
+    def _commit(self, backup_id: str, target: BackupTarget, data: bytes) -> None:
+        """Make it a backup: by its manifest in S3 if it lies only there, then by the rename."""
+        place = target.offsite
+        if place is not None:
+            if not target.keep_local:
+                place.put(MANIFEST, data)
+            record = place.record(completed=not target.keep_local, local_kept=target.keep_local)
+            write_json(target.directory / OFFSITE, record)
+        (target.directory / PROGRESS).unlink()
+        self.directory.commit(backup_id)
+
+    def _finish(self, backup_id: str, target: BackupTarget, manifest: Manifest, data: bytes) -> None:
+        path, place = self.directory.entry(backup_id), target.offsite
+        if place is None or not target.keep_local:
+            self.result.describe("created", manifest, path=path, s3_key=place.prefix if place is not None else None)
+            return
+        self.result.describe("created", manifest, path=path, s3_key=None)
+        self.phase = "uploading"
+        if target.offsite_error is None:
+            try:
+                finish_offsite(place, path, data, local_kept=True)
+            except S3Error as error:
+                target.offsite_error = error
+        if target.offsite_error is not None:
+            raise _copy_missing(backup_id, path, target.offsite_error)
+        self.result.describe("created", manifest, path=path, s3_key=place.prefix)
+
+
+def _copy_missing(backup_id: str, path: object, error: S3Error) -> S3Error:
+    return S3Error(
+        f"Backup {backup_id} was made in {path}, but its copy in S3 was not: {error.message} "
+        "The next run completes it before anything else.",
+        code=error.code,
+    )

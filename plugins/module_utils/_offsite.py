@@ -1,0 +1,177 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The copy of one VM's backups in S3: the same files under the same names, the manifest last."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import NotFoundError, S3Error, StorageError
+from ansible_collections.vmforge.backup.plugins.module_utils._files import decode_json, read_json, write_json
+from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, OFFSITE
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
+from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, format_time, utc_now
+from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_delete import refuse_locked
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_multipart import MultipartUpload
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import StoredObject
+
+MAX_MANIFEST_SIZE = 256 << 20
+_MAX_SIDECAR_SIZE = 16 << 20
+_DENIED = "s3_denied"
+
+
+class OffsiteVm:
+    """One VM's place in the bucket.
+
+    Args:
+        store: The bucket.
+        uuid: Of the VM.
+    """
+
+    def __init__(self, store: S3Store, uuid: str) -> None:
+        self.store = store
+        self.uuid = uuid
+
+    def ids(self) -> list[str] | None:
+        """Ids of everything that lies there; None where the keys may not list.
+
+        Raises:
+            S3Error: The listing failed for another reason.
+        """
+        try:
+            found = self.store.list_directories(self.store.config.key(self.uuid))
+        except S3Error as error:
+            if error.code == _DENIED:
+                return None
+            raise
+        names = (prefix.rstrip("/").rsplit("/", 1)[-1] for prefix in found)
+        return [name for name in names if ID_PATTERN.match(name)]
+
+    def backup(self, backup_id: str) -> OffsiteBackup:
+        """One backup's place."""
+        return OffsiteBackup(self.store, self.uuid, backup_id)
+
+
+class OffsiteBackup:
+    """``<prefix>/<vm_uuid>/<id>/``: one backup in the bucket, whole or in the making."""
+
+    def __init__(self, store: S3Store, uuid: str, backup_id: str) -> None:
+        self.store = store
+        self.prefix = store.config.key(uuid, backup_id)
+        self._place = (uuid, backup_id)
+        self._objects: dict[str, Any] = {}
+
+    def key(self, name: str) -> str:
+        """The key of one file."""
+        return self.store.config.key(*self._place, name)
+
+    def begin(self, name: str) -> MultipartUpload:
+        """Begin the upload of a streamed file."""
+        return self.store.multipart(self.key(name))
+
+    def note(self, name: str, stored: StoredObject) -> None:
+        """Remember what the server said of a finished file."""
+        self._objects[name] = {"version_id": stored.version_id, "size": stored.size}
+
+    def put(self, name: str, data: bytes) -> None:
+        """Upload a small file."""
+        digest = hashlib.sha256(data).hexdigest()
+        self.note(name, self.store.put(self.key(name), data, sha256=digest))
+
+    def complete(self) -> bool:
+        """Whether its manifest is there. Raises ``S3Error`` when that cannot be told."""
+        return self.store.head(self.key(MANIFEST)) is not None
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """Read a small JSON file of it; None where there is none.
+
+        Raises:
+            FormatError: It is not a JSON object.
+        """
+        try:
+            data = self.store.get(self.key(name), max_size=_MAX_SIDECAR_SIZE)
+        except NotFoundError:
+            return None
+        return decode_json(data, where=self.key(name))
+
+    def refuse_locked(self) -> None:
+        """Raise ``S3Error`` with code ``s3_locked`` when object lock protects any file of it."""
+        for found in self.store.list(self.prefix + "/"):
+            refuse_locked(self.store, found.key)
+
+    def discard(self) -> None:
+        """Remove what a run that failed has left: unfinished uploads, then objects. Never with a manifest there.
+
+        Raises:
+            S3Error: Something could not be removed, or not be looked at.
+        """
+        self.store.abort_multiparts(self.prefix + "/")
+        if self.complete():
+            return
+        for found in self.store.list(self.prefix + "/"):
+            self.store.delete(found.key)
+
+    def record(self, *, completed: bool, local_kept: bool) -> dict[str, Any]:
+        """The content of ``offsite.json``."""
+        config = self.store.config
+        return {
+            "endpoint": config.endpoint,
+            "bucket": config.bucket,
+            "prefix": self.prefix,
+            "completed_at": format_time(utc_now()) if completed else None,
+            "objects": self._objects,
+            "local": "kept" if local_kept else "dropped",
+        }
+
+
+def is_pending(directory: Path) -> bool:
+    """Whether a committed backup still lacks the offsite copy that was demanded of it."""
+    try:
+        return read_json(directory / OFFSITE).get("completed_at") is None
+    except FileNotFoundError:
+        return False
+
+
+def upload_backup(place: OffsiteBackup, directory: Path, *, drop_local: bool) -> Manifest:
+    """Bring a committed local backup to S3; every part is checked against the manifest before it is sent.
+
+    Args:
+        directory: Of the backup.
+        drop_local: Remove the local disks once the copy is complete.
+
+    Raises:
+        S3Error: The upload failed; a later call begins again.
+        StorageError: The local copy is damaged or unreadable.
+    """
+    data = (directory / MANIFEST).read_bytes()
+    manifest = decode_manifest(data, where=str(directory / MANIFEST))
+    for record in manifest.files:
+        path = directory / record.name
+        if not path.is_file() or path.stat().st_size != record.size:
+            raise StorageError(f"{path} is missing or has another size than its manifest says.", code="local_damaged")
+        parts = [bytes.fromhex(part) for part in record.parts]
+        stored = place.store.upload_file(
+            place.key(record.name), str(path), part_size=record.part_size, part_sha256=parts, sha256=record.sha256
+        )
+        place.note(record.name, stored)
+    finish_offsite(place, directory, data, local_kept=not drop_local)
+    return manifest
+
+
+def finish_offsite(place: OffsiteBackup, directory: Path, manifest: bytes, *, local_kept: bool) -> None:
+    """Upload the manifest, which makes the copy complete, and write that down; drop the local disks if told so."""
+    place.put(MANIFEST, manifest)
+    write_json(directory / OFFSITE, place.record(completed=True, local_kept=local_kept))
+    if not local_kept:
+        drop_disks(directory)
+
+
+def drop_disks(directory: Path) -> None:
+    """Remove the local disk images of a backup whose complete copy lies in S3; its small files stay."""
+    manifest = decode_manifest((directory / MANIFEST).read_bytes(), where=str(directory / MANIFEST))
+    for disk in manifest.disks:
+        (directory / disk.file).unlink(missing_ok=True)

@@ -1,0 +1,117 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""QEMU's own programs: ``qemu-nbd`` for the disks of a stopped domain, ``qemu-img info`` for estimates."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import DependencyError, SourceError
+from ansible_collections.vmforge.backup.plugins.module_utils._nbd import Export
+
+_START_SECONDS = 30.0
+_STOP_SECONDS = 10.0
+_INFO_SECONDS = 60
+
+
+def need_program(name: str) -> str:
+    """The path of a program of the package ``qemu-utils`` (``qemu-img`` on Enterprise Linux).
+
+    Raises:
+        DependencyError: It is missing.
+    """
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/bin:/usr/sbin")
+    if path is None:
+        raise DependencyError(
+            f"The program {name} is missing on this host: package qemu-utils on Debian and Ubuntu, qemu-img on "
+            "Enterprise Linux. The role vmforge.backup.node installs it."
+        )
+    return path
+
+
+def allocated_estimate(path: str, *, image_format: str) -> int:
+    """About how many bytes of an image and its backing files are allocated. Never more than its virtual size.
+
+    Raises:
+        SourceError: ``qemu-img`` cannot open it; says why.
+    """
+    argv = [need_program("qemu-img"), "info", "-U", "--backing-chain", "--output=json", "-f", image_format, "--", path]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=_INFO_SECONDS, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().replace("qemu-img: ", "")
+        raise SourceError(f"The disk image {path} cannot be opened: {reason}.", code="disk_unreadable")
+    layers: list[dict[str, Any]] = json.loads(done.stdout)
+    size = int(layers[0]["virtual-size"])
+    # A block device has no holes that could be counted.
+    allocated = sum(int(layer.get("actual-size", 0)) for layer in layers) or size
+    return min(size, allocated)
+
+
+class ExportServer:
+    """A read-only ``qemu-nbd`` of one image that takes no lock, so that the domain can still be started.
+
+    It dies with this process: the kernel sends it SIGTERM (``setpriv --pdeathsig``).
+
+    Args:
+        path: The image or device.
+        image_format: Never probed.
+        socket: Where to listen; in a directory of ours.
+        clients: Connections at a time; further ones hang.
+
+    Raises:
+        SourceError: It did not start; says why.
+    """
+
+    def __init__(self, path: str, *, image_format: str, socket: Path, clients: int) -> None:
+        self.export = Export(str(socket), "")
+        self._socket = socket
+        is_device = Path(path).is_block_device()
+        node = {"driver": "host_device" if is_device else "file", "filename": path}
+        image = {"driver": image_format, "read-only": True, "force-share": True, "file": node}
+        self._process = subprocess.Popen(
+            [
+                need_program("setpriv"), "--pdeathsig", "TERM", "--", need_program("qemu-nbd"),
+                "--read-only", "-t", "-e", str(clients), "-k", str(socket), "json:" + json.dumps(image),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the server and remove its socket."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+        self._socket.unlink(missing_ok=True)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._socket.exists():
+            if self._process.poll() is not None:
+                reason = (self._process.stderr.read() if self._process.stderr else b"").decode(errors="replace").strip()
+                raise SourceError(
+                    f"qemu-nbd cannot open the disk: {reason or 'no reason given'}.", code="disk_unreadable"
+                )
+            if time.monotonic() > deadline:
+                raise SourceError(f"qemu-nbd did not start within {_START_SECONDS:.0f} seconds.")
+            time.sleep(0.01)
