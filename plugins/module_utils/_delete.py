@@ -20,8 +20,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._local import DELET
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, parse_time
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import MAX_MANIFEST_SIZE, OffsiteVm
-
-HOLD = "hold.json"
+from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import HOLD
 
 
 def find_backup(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: str) -> Manifest | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk, DomainSpec
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import decode_manifest
@@ -76,8 +77,11 @@ def _last_ratio(directory: VmDirectory) -> float:
     """Stored bytes per byte of data in the newest backup here; 1 where there is none."""
     for backup_id in reversed(directory.ids()):
         path = directory.entry(backup_id) / MANIFEST
-        if path.is_file():
+        try:
             manifest = decode_manifest(path.read_bytes(), where=str(path))
-            if manifest.data_bytes:
-                return min(1.1, manifest.size / manifest.data_bytes)
+        except (FileNotFoundError, FormatError):
+            # Without a sound manifest it is no backup, and no guide either.
+            continue
+        if manifest.data_bytes:
+            return min(1.1, manifest.size / manifest.data_bytes)
     return 1.0

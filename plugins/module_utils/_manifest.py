@@ -144,6 +144,12 @@ def decode_manifest(data: bytes, *, where: str) -> Manifest:
     return manifest
 
 
+def check_place(manifest: Manifest, uuid: str, backup_id: str, *, where: str) -> None:
+    """Raise ``FormatError`` when a manifest lies where that of another backup belongs."""
+    if (manifest.vm.uuid, manifest.id) != (uuid, backup_id):
+        raise FormatError(f"{where} is the manifest of backup {manifest.id} of VM {manifest.vm.uuid}: it was moved.")
+
+
 def _build(value: Mapping[str, Any]) -> Manifest:
     vm = value["vm"]
     return Manifest(

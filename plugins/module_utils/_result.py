@@ -66,6 +66,11 @@ class VmResult:
             excluded=[{"target": target, "reason": reason} for target, reason in manifest.excluded],
         )
 
+    def warn(self, text: str) -> None:
+        """Add a warning, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
     def found_fresh(self, manifest: Manifest, path: Path) -> None:
         """This backup is young enough; one that was just uploaded keeps that word."""
         if self._values["result"] == "uploaded" and self._values["id"] == manifest.id:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils import _s3_checksum, _s3_delete, _s3_files
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Error

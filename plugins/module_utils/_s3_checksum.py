@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import threading
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import botocore
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import accepts

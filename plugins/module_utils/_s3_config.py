@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Any, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
@@ -39,7 +40,8 @@ _TELLING = ("endpoint", "bucket", "access_key", "secret_key", "profile", "sessio
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# SeaweedFS, for one, takes a backslash for a slash: the object would get another name than it was given.
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 _MAX_KEY_BYTES = 1024
 
 
@@ -137,7 +139,8 @@ class S3Config:
             parts: Each one or several path components, such as ``"<uuid>/<id>", "vda.qcow2"``.
 
         Raises:
-            InputError: A component is empty, ``.`` or ``..``, or holds a control character, or all is too long.
+            InputError: A component is empty, ``.`` or ``..``, or holds a control character or a backslash, or all is too
+                long.
         """
         pieces = ([self.prefix] if self.prefix else []) + list(parts)
         key = "/".join(pieces)
@@ -161,12 +164,13 @@ def check_key(key: str) -> None:
     """Refuse keys that no tool of ours writes and that clients read differently.
 
     Raises:
-        InputError: A component is empty, ``.`` or ``..``, or holds a control character, or the key is too long.
+        InputError: A component is empty, ``.`` or ``..``, or holds a control character or a backslash, or the key is
+            too long.
     """
     if not key or any(part in ("", ".", "..") for part in key.split("/")):
         raise InputError(f"Not a usable S3 key: {key!r}. Empty components, '.' and '..' are not allowed.")
-    if _CONTROL.search(key):
-        raise InputError(f"Not a usable S3 key: {key!r}. It holds a control character.")
+    if _FORBIDDEN.search(key):
+        raise InputError(f"Not a usable S3 key: {key!r}. It holds a control character or a backslash.")
     try:
         size = len(key.encode("utf-8"))
     except UnicodeEncodeError:

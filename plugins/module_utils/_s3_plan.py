@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Mapping
+from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, S3Error
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils import _s3_files
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import botocore
@@ -36,6 +37,11 @@ class S3Reader:
         self._patient = make_client(config, attempts=_PATIENT_ATTEMPTS, connections=connections)
         self._bucket_seen = False
         self._target = {"Bucket": config.bucket}
+
+    def close(self) -> None:
+        """Close all connections. Not needed before the process ends."""
+        self._client.close()
+        self._patient.close()
 
     def get(self, key: str, *, max_size: int, version_id: str | None = None) -> bytes:
         """Read a small object whole.

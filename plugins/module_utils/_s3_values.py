@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Mapping
 
 # A version id that stands for "none": how S3 names an object written without versioning.
 NO_VERSION = "null"

@@ -8,7 +8,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import BusyError, S3Error, VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    BusyError,
+    FormatError,
+    S3Error,
+    VMForgeError,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._freeze import ThawWatchdog
 from ansible_collections.vmforge.backup.plugins.module_utils._leftovers import Leftovers
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain, Hypervisor
@@ -125,9 +130,13 @@ class VmRun:
 
     def _own_manifest(self, backup_id: str) -> Manifest | None:
         path = self._directory.entry(backup_id) / MANIFEST
-        if not path.is_file():
+        try:
+            manifest = decode_manifest(path.read_bytes(), where=str(path))
+        except FileNotFoundError:
             return None
-        manifest = decode_manifest(path.read_bytes(), where=str(path))
+        except FormatError as error:
+            self._result.warn(error.message)
+            return None
         return manifest if manifest.vm.node == self._vm.node else None
 
     def _refuse_foreign_job(self) -> None:
