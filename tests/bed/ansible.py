@@ -95,9 +95,9 @@ def _result(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return result
 
 
-def found_cores(environment: Mapping[str, str] = os.environ) -> Sequence[Ansible]:
+def found_cores() -> Sequence[Ansible]:
     """List what ``make integration`` found (``VMFORGE_ANSIBLE_CORES``); else the one beside this Python or on PATH."""
-    listed = environment.get("VMFORGE_ANSIBLE_CORES", "")
+    listed = os.environ.get("VMFORGE_ANSIBLE_CORES", "")
     if listed:
         pairs = (entry.split("=", 1) for entry in listed.split(os.pathsep))
         return [Ansible(version=version, bin=Path(path) / "bin") for version, path in pairs]

@@ -236,6 +236,10 @@ class Guest:
                 raise TimeoutError(f"{self.name} is {self.state()}, not off, after {timeout} s")
             time.sleep(0.1)
 
+    def ask_agent(self, command: str) -> str:
+        """Send the guest agent a command without arguments, such as ``guest-fsfreeze-status``; its answer, as JSON."""
+        return self.virsh("qemu-agent-command", self.name, f'{{"execute": "{command}"}}').strip()
+
     def pid(self) -> int:
         """Return the process id of this guest's QEMU."""
         for entry in Path("/proc").iterdir():

@@ -202,6 +202,6 @@ def private_libvirt(directory: Path) -> Iterator[PrivateLibvirt]:
     finally:
         _end([pid for daemon in _DAEMONS if (pid := private.pid(daemon))])
         holder.kill()
-        holder.wait()
+        holder.communicate()
         if opened:
             _restore_kvm()

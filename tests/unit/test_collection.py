@@ -38,8 +38,13 @@ def constant(path: Path, name: str) -> str:
     raise AssertionError(f"{names(path)} has no {name}")
 
 
-def test_the_action_group_has_every_module() -> None:
-    assert load(ROOT / "meta" / "runtime.yml")["action_groups"]["all"] == [path.stem for path in MODULES]
+def test_the_action_group_has_every_module_that_says_so() -> None:
+    members = [path.stem for path in MODULES if _attributes(path).get("action_group", {}).get("support") != "none"]
+    assert load(ROOT / "meta" / "runtime.yml")["action_groups"]["all"] == members
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(constant(path, "DOCUMENTATION")).get("attributes") or {}
 
 
 def test_there_are_no_ignore_files() -> None:
