@@ -29,11 +29,4 @@ options:
         The role P(vmforge.backup.node#role) creates it.
     type: path
     default: /var/lib/vmforge/backups
-  node:
-    description:
-      - The name of the node, as backups record it. A node only acts on backups of its own,
-        so that several nodes can share one directory or bucket.
-      - Use the same name always. The roles of this collection pass C(inventory_hostname).
-      - The host name, unless set.
-    type: str
 """

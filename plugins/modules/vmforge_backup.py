@@ -49,6 +49,11 @@ options:
     description:
       - Which backup to delete. Only for O(state=absent), which needs it.
     type: str
+  node:
+    description:
+      - The name of the node, as backups record it. The host name, unless set. Do not change it,
+        for a node only acts on backups of its own. So several nodes can share a directory or a bucket.
+    type: str
   offsite:
     description:
       - V(s3) also stores every backup in the bucket O(s3_bucket).
@@ -269,6 +274,10 @@ backups:
       description: In check mode, what would be made. Else V(null).
       type: dict
       contains:
+        uploads:
+          description: Ids of earlier backups whose missing copy in S3 would be completed first.
+          type: list
+          elements: str
         disks:
           description:
             - The disks that would be read, each with C(target), C(format), C(source), C(virtual_size)

@@ -122,8 +122,8 @@ backups:
       type: str
       sample: quiesced
     parent:
-      description: The id of the backup that it builds on. V(null) for a full one.
-      type: str
+      description: C(id) and C(manifest_sha256) of the backup that it builds on. V(null) for a full one.
+      type: dict
     size_bytes:
       description: Bytes of all its files.
       type: int
@@ -184,8 +184,8 @@ backups:
       description: Whether a copy in S3 was demanded and is not complete.
       type: bool
     error:
-      description: Why it failed, with C(code), C(message) and C(phase). V(null) if it did not.
-      type: dict
+      description: Why it failed, or what is wrong with it. V(null) if nothing is.
+      type: str
 """
 
 from ansible_collections.vmforge.backup.plugins.module_utils._listing import INFO_ARGUMENTS, list_backups

@@ -1,0 +1,52 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Prints a table as it is: the output of a debug task would put it in quotes, or on one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ansible import constants
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+from ansible_collections.vmforge.backup.plugins.plugin_utils._table import printable, render
+
+_KINDS = ["text", "list", "bytes", "seconds", "age"]
+_COLUMN = {
+    "key": {"type": "str", "required": True, "no_log": False},
+    "title": {"type": "str", "required": True},
+    "kind": {"type": "str", "choices": _KINDS, "default": "text"},
+}
+_ARGUMENTS = {
+    "title": {"type": "str", "default": ""},
+    "columns": {"type": "list", "elements": "dict", "required": True, "options": _COLUMN},
+    "rows": {"type": "list", "elements": "dict", "required": True},
+    "notes": {"type": "list", "elements": "str", "default": []},
+    "empty": {"type": "str", "default": "Nothing."},
+}
+
+
+class ActionModule(ActionBase):
+    """See the documentation of the module of the same name."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+    _supports_diff = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Print, and return what was printed."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        _validated, args = self.validate_argument_spec(_ARGUMENTS)
+        table = render(args["columns"], args["rows"]) if args["rows"] else [args["empty"]]
+        _print([args["title"], "", *table, "", *args["notes"]])
+        return dict(result, changed=False, rows=args["rows"], table=table)
+
+
+def _print(lines: Iterable[str]) -> None:
+    """Print on the terminal, unless what goes there has to stay JSON."""
+    if not str(constants.DEFAULT_STDOUT_CALLBACK).endswith(("json", "jsonl")):
+        Display().display("\n".join(printable(line) for line in lines).strip("\n") + "\n")

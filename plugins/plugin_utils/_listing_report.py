@@ -1,0 +1,93 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One list of what all nodes and the bucket have. Pure; runs on the control node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# UUID, id, node and whether it is a failed attempt, which leaves its id free.
+Key = tuple[str, str, str, bool]
+# A backup is what its best copy is: one that is ready here and half uploaded there is ready.
+_STATUS_ORDER = ("ready", "deleting", "partial", "failed")
+BUCKET = "S3"
+
+
+def listing(nodes: Mapping[str, Mapping[str, Any]], bucket: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Merge the lists of all nodes and that of the bucket.
+
+    Args:
+        nodes: Node -> what its ``vmforge_backup_info`` returned; empty for one that dropped out.
+        bucket: The same for S3; None, empty or skipped if it was not asked.
+
+    Returns:
+        ``backups``, newest first: as the module returns them, and ``vm_name`` and ``node``. ``problems``: each with
+        ``node``, ``place`` and ``message``. ``notes``.
+    """
+    merged: dict[Key, dict[str, Any]] = {}
+    problems: list[dict[str, str]] = []
+    for node, answer in nodes.items():
+        problems += _problems(answer, node, node)
+        for entry in answer.get("backups") or ():
+            _add(merged, entry, node)
+    if bucket and not bucket.get("skipped"):
+        problems += _problems(bucket, "-", BUCKET)
+        listed = [(_add(merged, entry, "-"), entry) for entry in bucket.get("backups") or ()]
+        if "backups" in bucket:
+            _correct(merged, {key for key, entry in listed if "s3" in entry["copies"]})
+    backups = sorted(merged.values(), key=lambda entry: (entry["id"], entry["vm"]["uuid"]), reverse=True)
+    _fill_names(backups)
+    notes = [f"{problem['place']} could not be listed: {problem['message']}" for problem in problems]
+    notes += [
+        f"{entry['vm_name']} {entry['id']} on {entry['node']}: {entry['error']}" for entry in backups if entry["error"]
+    ]
+    return {"backups": backups, "problems": problems, "notes": notes}
+
+
+def _problems(answer: Mapping[str, Any], node: str, place: str) -> list[dict[str, str]]:
+    """Why a list cannot be relied on; a listing is complete or has no ``backups``."""
+    if "backups" in answer and not answer.get("unreachable"):
+        return []
+    message = answer.get("msg") or "it gave no answer"
+    if not answer:
+        message = "the node failed before it was asked; its error is further up"
+    return [{"node": node, "place": place, "message": str(message)}]
+
+
+def _add(merged: dict[Key, dict[str, Any]], entry: Mapping[str, Any], listed_by: str) -> Key:
+    """Put an entry in, and tell where; the same backup listed twice becomes one with the copies of both."""
+    uuid, backup_id, failed = entry["vm"]["uuid"], entry["id"], entry["status"] == "failed"
+    node = entry["vm"].get("node")
+    if node is None and listed_by == "-":
+        # Half an upload does not say whose it is; the node that makes it has it under the same id.
+        node = next((key[2] for key in merged if (key[0], key[1], key[3]) == (uuid, backup_id, failed)), None)
+    key = (uuid, backup_id, node or listed_by, failed)
+    new = dict(entry, node=key[2])
+    merged[key] = _merge(merged[key], new) if key in merged else new
+    return key
+
+
+def _merge(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    better, worse = sorted((one, other), key=lambda item: _STATUS_ORDER.index(item["status"]))
+    if better["status"] != worse["status"]:
+        return better
+    copies = [*better["copies"], *(copy for copy in worse["copies"] if copy not in better["copies"])]
+    more = {name: better.get(name) or worse.get(name) for name in ("path", "s3_key", "hold", "verified", "error")}
+    return dict(better, copies=copies, chain_local=better["chain_local"] or worse["chain_local"], **more)
+
+
+def _correct(merged: Mapping[Key, dict[str, Any]], stored: set[Key]) -> None:
+    """A node remembers what it uploaded; the bucket was looked at just now."""
+    for key, entry in merged.items():
+        if entry["status"] == "ready" and "s3" in entry["copies"] and key not in stored:
+            error = "Its copy in S3, which the node uploaded, is not in the bucket any more."
+            entry.update(copies=[copy for copy in entry["copies"] if copy != "s3"], s3_key=None, error=error)
+
+
+def _fill_names(backups: Iterable[dict[str, Any]]) -> None:
+    """What has no manifest does not know the name of its machine: another backup of it does."""
+    names = {entry["vm"]["uuid"]: entry["vm"]["name"] for entry in backups if entry["vm"].get("name")}
+    for entry in backups:
+        entry["vm_name"] = entry["vm"].get("name") or names.get(entry["vm"]["uuid"]) or entry["vm"]["uuid"]
