@@ -17,12 +17,15 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMFo
 from ansible_collections.vmforge.backup.plugins.module_utils._inspect import inspect
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory
-from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef
+from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import check_access
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._processes import run_each
 from ansible_collections.vmforge.backup.plugins.module_utils._remove import remove_backup
 from ansible_collections.vmforge.backup.plugins.module_utils._result import VmResult
+from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
+from ansible_collections.vmforge.backup.plugins.module_utils._turn import plan_turn
 from ansible_collections.vmforge.backup.plugins.module_utils._vm_run import VmRun
 
 _IONICE_CLASSES = {"idle": ["-c", "3"], "best-effort": ["-c", "2", "-n", "7"]}
@@ -39,6 +42,8 @@ def manage_backups(request: Request) -> Outcome:
     options = BackupOptions.from_params(request.params)
     _check_libraries(options)
     BackupDirectory(options.backup_dir).check()
+    if options.s3 is not None:
+        check_access(S3Store(options.s3), must_answer=options.delete_local)
     refs = _resolve(options)
     if request.check_mode:
         return _outcome([_plan(options, ref) for ref in refs])
@@ -78,9 +83,14 @@ def _plan(options: BackupOptions, ref: VmRef) -> dict[str, Any]:
     result = VmResult(ref)
     try:
         domain = Hypervisor(options.uri).find(ref.uuid)
-        plan = inspect(domain, BackupDirectory(options.backup_dir).vm(ref.uuid), options).plan
-        excluded = [{"target": target, "reason": reason} for target, reason in plan.excluded]
-        result.plan(plan.as_result(), type_=plan.type, full_reason=plan.full_reason, excluded=excluded)
+        directory = BackupDirectory(options.backup_dir).vm(ref.uuid)
+        turn = plan_turn(directory, options, now=utc_now())
+        result.warnings.extend(turn.warnings)
+        uploads = [manifest.id for manifest in turn.uploads]
+        if turn.fresh is not None and not uploads:
+            result.found_fresh(turn.fresh, directory.entry(turn.fresh.id))
+            return result.as_dict()
+        result.plan(uploads, None if turn.fresh is not None else inspect(domain, directory, options).plan)
     except VMForgeError as error:
         result.fail(error, phase="planning")
     return result.as_dict()
@@ -119,6 +129,8 @@ def _diff(results: list[dict[str, Any]]) -> Mapping[str, Any]:
     lines = []
     for entry in results:
         if entry["plan"] is not None:
+            lines += [f"{entry['vm']['name']}: upload of backup {i} to S3\n" for i in entry["plan"]["uploads"]]
+        if entry["plan"] is not None and entry["plan"]["disks"]:
             where = ", ".join(entry["plan"]["destinations"])
             size = entry["plan"]["estimated_stored_bytes"]
             lines.append(f"{entry['vm']['name']}: {entry['type']} backup, about {size} bytes, to {where}\n")

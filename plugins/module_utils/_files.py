@@ -14,7 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, StorageError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    FormatError,
+    StorageError,
+    VMForgeError,
+)
 
 
 @contextmanager
@@ -36,6 +40,11 @@ def storage_error(what: str, error: OSError) -> StorageError:
         f"{what[0].upper()}{what[1:]} failed: {error.strerror or error}.{hint}",
         code="target_full" if full else StorageError.code,
     )
+
+
+def as_failure(error: VMForgeError | OSError) -> VMForgeError:
+    """The error itself, or what the operating system said as one of ours."""
+    return error if isinstance(error, VMForgeError) else storage_error("making the backup", error)
 
 
 def sync_directory(path: Path) -> None:

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk, DomainSpec
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, InputError
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import decode_manifest
@@ -45,6 +46,12 @@ def inspect(domain: Domain, directory: VmDirectory, options: BackupOptions) -> I
         SourceError: An image cannot be opened.
     """
     running = domain.state().active
+    if running and not os.path.isdir(options.scratch_dir):
+        raise InputError(
+            f"scratch_dir {options.scratch_dir} does not exist; a running domain keeps old blocks there while it is "
+            "read. The role vmforge.backup.node creates it.",
+            code="scratch_missing",
+        )
     spec = domain.spec()
     disks, excluded = choose_disks(
         spec, exclude=options.exclude, running=running, allow_plaintext=options.allow_plaintext

@@ -112,6 +112,9 @@ class Hypervisor:
 
     def check_backup_support(self) -> None:
         """Raise ``HypervisorError`` when this libvirt cannot make pull backups."""
+        driver = self.call("asking for the driver", lambda c: str(c.getType()))
+        if driver != "QEMU":
+            raise HypervisorError(f"{self.uri} is libvirt's {driver} driver; only QEMU domains can be backed up.")
         version = self.call("asking for libvirt's version", lambda c: c.getLibVersion())
         if version < _MIN_LIBVIRT or not hasattr(libvirt.virDomain, "backupBegin"):
             raise HypervisorError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ansible_collections.vmforge.backup.plugins.module_utils._capture import Capture
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Error, SourceChangedError, VMForgeError
-from ansible_collections.vmforge.backup.plugins.module_utils._files import write_json
+from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failure, write_json
 from ansible_collections.vmforge.backup.plugins.module_utils._freeze import ThawWatchdog
 from ansible_collections.vmforge.backup.plugins.module_utils._inspect import Inspection, inspect
 from ansible_collections.vmforge.backup.plugins.module_utils._leftovers import discard, record_failure
@@ -82,11 +82,11 @@ class NewBackup:
             manifest, data = self._capture(backup_id, inspection, target)
             self.phase = "committing"
             self._commit(backup_id, target, data)
-        except VMForgeError as error:
+        except (VMForgeError, OSError) as error:
             # A manifest in the partial directory means that all is safe but the last step: the next run takes it.
             if not (partial / MANIFEST).exists():
-                self._clean_up(backup_id, error, started)
-            raise
+                self._clean_up(backup_id, as_failure(error), started)
+            raise as_failure(error) from error
         self._finish(backup_id, target, manifest, data)
 
     def _clean_up(self, backup_id: str, error: VMForgeError, started: str) -> None:

@@ -22,6 +22,27 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import S
 MAX_MANIFEST_SIZE = 256 << 20
 _MAX_SIDECAR_SIZE = 16 << 20
 _DENIED = "s3_denied"
+# What another moment may cure; everything else is a mistake in the configuration.
+_PASSING = ("s3_unreachable", "s3_timeout", "s3_busy", "s3_dns", "s3_full")
+_PROBE = ".vmforge-access-probe"
+
+
+def check_access(store: S3Store, *, must_answer: bool) -> None:
+    """Find out before anything is touched whether S3 can be used as it is configured.
+
+    Args:
+        must_answer: Also an S3 that is away for the moment is an error: without a local copy it is the only place.
+
+    Raises:
+        S3Error: Keys, bucket, region, clock, certificate or protocol are wrong.
+    """
+    try:
+        store.learn_checksum()
+        store.list(store.config.key(_PROBE))
+    except S3Error as error:
+        # Keys that may only write are a supported case.
+        if error.code != _DENIED and (must_answer or error.code not in _PASSING):
+            raise
 
 
 class OffsiteVm:

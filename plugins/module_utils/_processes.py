@@ -10,6 +10,7 @@ import os
 import selectors
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any, Callable
@@ -72,17 +73,26 @@ def _start(work: Callable[[], Any], running: dict[int, tuple[int, int, bytearray
     if pid:
         os.close(writer)
         return pid, reader
-    status = 1
+    status, answer = 1, b""
     try:
         for other in (*running, reader):
             os.close(other)
         for number in _SIGNALS:
             signal.signal(number, _cancel)
-        with os.fdopen(writer, "wb") as stream:
-            stream.write(json.dumps(work()).encode())
+        answer = json.dumps(work()).encode()
         status = 0
     finally:
+        # What a work did not deal with itself is a fault of ours; the parent says so.
+        with os.fdopen(writer, "wb") as stream:
+            stream.write(answer if status == 0 else _describe(sys.exc_info()[1]).encode())
         os._exit(status)
+
+
+def _describe(error: BaseException | None) -> str:
+    """Type, message and place of an error, in one line."""
+    last = traceback.extract_tb(error.__traceback__)[-1] if error is not None and error.__traceback__ else None
+    where = f" ({os.path.basename(last.filename)}:{last.lineno})" if last is not None else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def _cancel(number: int, _frame: FrameType | None) -> None:
@@ -113,4 +123,4 @@ def _receive(
     elif os.WIFSIGNALED(status):
         results[index] = died(index, f"its process was killed by {signal.Signals(os.WTERMSIG(status)).name}")
     else:
-        results[index] = died(index, f"its process ended with status {os.WEXITSTATUS(status)} and no answer")
+        results[index] = died(index, f"its process ended with {data.decode() or 'no answer'}")

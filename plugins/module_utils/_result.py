@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,14 @@ from ansible_collections.vmforge.backup.plugins.module_utils._files import read_
 from ansible_collections.vmforge.backup.plugins.module_utils._local import OFFSITE
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, manifest_sha256
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef
+from ansible_collections.vmforge.backup.plugins.module_utils._plan import BackupPlan
+
+_NOTHING: dict[str, Any] = {
+    "disks": [],
+    "estimated_read_bytes": 0,
+    "estimated_stored_bytes": 0,
+    "destinations": [],
+}
 
 
 class VmResult:
@@ -83,9 +92,14 @@ class VmResult:
             "fresh", manifest, path=path, s3_key=offsite.get("prefix") if offsite.get("completed_at") else None
         )
 
-    def plan(self, plan: dict[str, Any], *, type_: str, full_reason: str, excluded: list[dict[str, str]]) -> None:
-        """This is what would be done."""
-        self._values.update(result="planned", plan=plan, type=type_, full_reason=full_reason, excluded=excluded)
+    def plan(self, uploads: Sequence[str], plan: BackupPlan | None) -> None:
+        """This is what would be done: uploads of earlier backups, and a new one unless ``plan`` is None."""
+        self._values.update(
+            result="planned", plan={"uploads": list(uploads), **(_NOTHING if plan is None else plan.as_result())}
+        )
+        if plan is not None:
+            excluded = [{"target": target, "reason": reason} for target, reason in plan.excluded]
+            self._values.update(type=plan.type, full_reason=plan.full_reason, excluded=excluded)
 
     def settle(self, result: str) -> None:
         """Say what became of it without a backup: ``deleted`` or ``absent``."""

@@ -53,6 +53,10 @@ class S3Store(S3Reader):
         except botocore_errors() as error:
             raise translate(error, "begin an upload", self.config) from None
 
+    def learn_checksum(self) -> None:
+        """Ask the server now what ``checksum`` tells later. Raises ``S3Error`` where S3 cannot be used at all."""
+        _ = self.checksum
+
     def put(
         self,
         key: str,

@@ -139,8 +139,8 @@ class S3Config:
             parts: Each one or several path components, such as ``"<uuid>/<id>", "vda.qcow2"``.
 
         Raises:
-            InputError: A component is empty, ``.`` or ``..``, or holds a control character or a backslash, or all is too
-                long.
+            InputError: A component is empty, ``.`` or ``..``, holds a control character or a backslash, or all is
+                too long.
         """
         pieces = ([self.prefix] if self.prefix else []) + list(parts)
         key = "/".join(pieces)
@@ -164,8 +164,8 @@ def check_key(key: str) -> None:
     """Refuse keys that no tool of ours writes and that clients read differently.
 
     Raises:
-        InputError: A component is empty, ``.`` or ``..``, or holds a control character or a backslash, or the key is
-            too long.
+        InputError: A component is empty, ``.`` or ``..``, holds a control character or a backslash, or the key is too
+            long.
     """
     if not key or any(part in ("", ".", "..") for part in key.split("/")):
         raise InputError(f"Not a usable S3 key: {key!r}. Empty components, '.' and '..' are not allowed.")

@@ -173,7 +173,7 @@ def _explain_tls(error: BaseException, config: S3Config) -> tuple[str, str]:
     return "s3_tls", "No TLS connection came about. Check s3_endpoint, s3_ssl and s3_ca_bundle."
 
 
-def _explain_connect(error: BaseException, config: S3Config) -> tuple[str, str]:
+def _explain_connect(error: BaseException, _config: S3Config) -> tuple[str, str]:
     text = str(error) + str(getattr(error, "kwargs", {}).get("error", ""))
     if any(word in text for word in _NAME_FAILURES):
         return "s3_dns", "The name cannot be resolved on this host. Check s3_endpoint (and s3_use_path_style) and DNS."

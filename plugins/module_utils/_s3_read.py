@@ -177,8 +177,8 @@ class S3Reader:
             request["VersionId"] = info.version_id
         for attempt in range(_DOWNLOAD_TRIES):
             try:
-                body = self._patient.get_object(**self._target, **request)["Body"]
-                return _s3_files.fill(body, into)
+                _s3_files.fill(self._patient.get_object(**self._target, **request)["Body"], into)
+                break
             except botocore_errors() as error:
                 if http_status(error) or attempt == _DOWNLOAD_TRIES - 1:
                     raise translate(error, f"read bytes {start}-{last} of '{info.key}'", self.config) from None

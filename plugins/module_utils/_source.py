@@ -97,11 +97,6 @@ class PullSource:
         """
         scratch = {disk.target: scratch_path(self.scratch_dir, self.domain.uuid, disk.target) for disk in self.disks}
         with storage_errors(f"using scratch_dir {self.scratch_dir}"):
-            if not os.path.isdir(self.scratch_dir):
-                raise SourceError(
-                    f"scratch_dir {self.scratch_dir} does not exist. The role vmforge.backup.node creates it.",
-                    code="scratch_missing",
-                )
             self._scratch_space = SpaceGuard(
                 self.scratch_dir, what="the scratch files of running backups lie", code="scratch_full"
             )

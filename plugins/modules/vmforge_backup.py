@@ -68,28 +68,12 @@ options:
       - Needs O(offsite=s3).
     type: bool
     default: false
-  parallel:
-    description:
-      - How many domains are backed up at the same time, from 1 to 64.
-    type: int
-    default: 1
   max_age:
     description:
       - Make no backup of a domain that has one younger than this, which is complete in every place demanded.
       - A number and a unit of V(s), V(m), V(h), V(d) or V(w), such as V(20h).
         This makes a job that is run again idempotent.
     type: str
-  lock_timeout:
-    description:
-      - Seconds to wait for another process that works on the backups of the same domain.
-    type: int
-    default: 0
-  exclude:
-    description:
-      - Targets of disks to leave out, such as V(vdb), in every domain of this call.
-    type: list
-    elements: str
-    default: []
 notes:
   - Run it as root on the node itself.
   - Domains are left running and thawed, however the module ends.
