@@ -11,6 +11,22 @@ class ModuleDocFragment:
 
     DOCUMENTATION = r"""
 options:
+  parallel:
+    description:
+      - How many domains are backed up at the same time, from 1 to 64.
+    type: int
+    default: 1
+  lock_timeout:
+    description:
+      - Seconds to wait for another process that works on the backups of the same domain.
+    type: int
+    default: 0
+  exclude:
+    description:
+      - Targets of disks to leave out, such as V(vdb), in every domain of this call.
+    type: list
+    elements: str
+    default: []
   compression:
     description:
       - How the clusters of the images are compressed. QEMU before 5.1 cannot read V(zstd).

@@ -49,7 +49,16 @@ _DROPPED = "the node failed before it was asked for its virtual machines; its er
 
 def _row(vm: str, node: str, result: str, message: str | None = None, **more: Any) -> dict[str, Any]:
     row = dict.fromkeys(_COLUMNS)
-    return {**row, "vm": vm, "node": node, "result": result, "message": message, "warnings": [], **more}
+    return {
+        **row,
+        "vm": vm,
+        "node": node,
+        "node_name": node,
+        "result": result,
+        "message": message,
+        "warnings": [],
+        **more,
+    }
 
 
 def _node_rows(node: str, outcome: Mapping[str, Any], assigned: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -66,17 +75,19 @@ def _node_rows(node: str, outcome: Mapping[str, Any], assigned: Mapping[str, str
 
 def _backup_row(node: str, backup: Mapping[str, Any]) -> dict[str, Any]:
     error, plan = backup.get("error") or {}, backup.get("plan") or {}
+    made = backup["result"] in ("created", "uploaded")
     return _row(
         backup["vm"]["name"],
         node,
         backup["result"],
         error.get("message"),
+        node_name=backup.get("node") or node,
         uuid=backup["vm"]["uuid"],
         id=backup.get("id"),
         code=error.get("code"),
         type=backup.get("type"),
         consistency=backup.get("consistency"),
-        bytes_read=plan.get("estimated_read_bytes") if plan else backup.get("bytes_read") or None,
+        bytes_read=plan.get("estimated_read_bytes") if plan else backup.get("bytes_read") if made else None,
         size_bytes=plan.get("estimated_stored_bytes") if plan else backup.get("size_bytes") or None,
         seconds=backup.get("seconds") or None,
         copies=_planned_copies(plan) if plan else list(backup.get("copies") or ()),
