@@ -28,10 +28,10 @@ test: deps ## All of it: lint, unit, integration
 	@$(PYTHON) tools/check.py lint unit integration
 
 demo: deps ## Back up a running guest of its own, and prove the copy
-	@$(PYTHON) demo/demo.py run
+	@$(PYTHON) demo run
 
 demo-clean: ## Remove everything that the demo made
-	@$(PYTHON) demo/demo.py clean
+	@$(PYTHON) demo clean
 
 build: deps ## The collection's archive, in build/
 	@$(PYTHON) tools/check.py build

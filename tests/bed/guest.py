@@ -164,6 +164,7 @@ class Guest:
             self.records_on = [disk.target for disk in self.disks if disk.device == "disk" and not disk.extra]
         self.log = self.directory / f"{self.name}.console"
         self._mark = 0
+        self._wrote = 0
 
     def virsh(self, *argv: str) -> str:
         """Run virsh where this guest's libvirtd is; its output."""
@@ -181,6 +182,7 @@ class Guest:
     def start(self) -> Guest:
         """Start the domain; :meth:`wait` looks at what it says from here on."""
         self._mark = self.log.stat().st_size if self.log.exists() else 0
+        self._wrote = 0
         self.virsh("start", self.name)
         return self
 
@@ -188,7 +190,11 @@ class Guest:
         """Everything the guest has said since it was last started here."""
         if not self.log.exists():
             return ""
-        return self.log.read_bytes()[self._mark :].decode(errors="replace").replace("\r", "")
+        data = self.log.read_bytes()
+        if len(data) < self._mark:
+            # virtlogd begins a new file every 2 MiB.
+            self._mark = 0
+        return data[self._mark :].decode(errors="replace").replace("\r", "")
 
     def wait(self, pattern: str, timeout: float = 60) -> re.Match[str]:
         """Wait until the console shows a pattern; the last match so far."""
@@ -207,7 +213,8 @@ class Guest:
     def wrote(self) -> int:
         """Return the number of the newest record that the guest has reported, 0 before the first."""
         numbers = re.findall(r"^wrote (\d+)$", self.console(), re.MULTILINE)
-        return int(numbers[-1]) if numbers else 0
+        self._wrote = int(numbers[-1]) if numbers else self._wrote
+        return self._wrote
 
     def wait_more(self, count: int = 20, timeout: float = 60) -> int:
         """Wait until so many more records were written; the newest number."""

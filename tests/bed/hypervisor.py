@@ -65,9 +65,14 @@ def start_missing() -> list[int]:
 
 def _alive(pidfile: Path) -> bool:
     with contextlib.suppress(OSError, ValueError):
-        pid = int(pidfile.read_text())
-        name = Path(f"/proc/{pid}/comm").read_text().strip()
-        return name == pidfile.stem[:15]
+        return is_daemon(int(pidfile.read_text()), pidfile.stem)
+    return False
+
+
+def is_daemon(pid: int, *names: str) -> bool:
+    """Tell whether a process is one of these daemons, by default any of libvirt's."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip() in (names or _DAEMONS)
     return False
 
 
