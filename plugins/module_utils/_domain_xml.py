@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError
 
-_TARGET = re.compile(r"^[a-z]{2,4}\d*[a-z]*$")
+_TARGET = re.compile(r"[a-z]{2,4}[0-9]*[a-z]*\Z")
 # What QEMU can export of a disk of this <disk type=…>; the others have no block layer that a backup could use.
 _STOPPED_TYPES = ("file", "block", "volume")
 _RUNNING_TYPES = (*_STOPPED_TYPES, "network", "nvme")

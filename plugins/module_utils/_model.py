@@ -13,13 +13,13 @@ from datetime import datetime, timedelta, timezone
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
 
-ID_PATTERN = re.compile(r"^\d{8}T\d{6}Z$")
+ID_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}Z\Z")
 _ID_FORMAT = "%Y%m%dT%H%M%SZ"
 # A newest id further ahead than this means that some clock is wrong; waiting would not help.
 MAX_CLOCK_AHEAD = timedelta(minutes=5)
 
-_UUID = re.compile(r"^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$")
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhdw]?)$")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}\Z")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw]?)\Z")
 _DURATION_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
