@@ -17,6 +17,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._options import Bac
 from ansible_collections.vmforge.backup.plugins.module_utils._plan import BackupPlan, PlannedDisk, choose_disks
 from ansible_collections.vmforge.backup.plugins.module_utils._qemu import allocated_estimate
 
+# Of guests' disks at zstd level 1. A first backup that turns out larger is stopped by the space guard, not by luck.
+_USUAL_RATIO = 0.5
 _FULL_REASON = "every backup is a full one"
 
 
@@ -66,7 +68,7 @@ def inspect(domain: Domain, directory: VmDirectory, options: BackupOptions) -> I
         disks=tuple(_plan_disk(domain, disk, paths.get(disk.target)) for disk in disks),
         excluded=excluded,
         destinations=tuple(destinations),
-        ratio=_last_ratio(directory),
+        ratio=_last_ratio(directory, default=1.0 if options.compression == "none" else _USUAL_RATIO),
     )
     left_out = tuple(disk.target for disk in spec.disks if disk not in disks)
     return Inspection(running, spec, disks, left_out, paths, plan)
@@ -80,8 +82,8 @@ def _plan_disk(domain: Domain, disk: Disk, path: str | None) -> PlannedDisk:
     return PlannedDisk(disk.target, disk.format, disk.source, info.capacity, min(estimate, info.capacity))
 
 
-def _last_ratio(directory: VmDirectory) -> float:
-    """Stored bytes per byte of data in the newest backup here; 1 where there is none."""
+def _last_ratio(directory: VmDirectory, *, default: float) -> float:
+    """Stored bytes per byte of data in the newest backup here."""
     for backup_id in reversed(directory.ids()):
         path = directory.entry(backup_id) / MANIFEST
         try:
@@ -91,4 +93,4 @@ def _last_ratio(directory: VmDirectory) -> float:
             continue
         if manifest.data_bytes:
             return min(1.1, manifest.size / manifest.data_bytes)
-    return 1.0
+    return default

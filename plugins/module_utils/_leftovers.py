@@ -45,7 +45,7 @@ class Leftovers:
 
     def clear_host(self, domain: Domain, scratch_dir: str) -> None:
         """End a dead run's libvirt job, scratch files and ``qemu-nbd`` processes."""
-        end_job(domain, scratch_dir)
+        end_job(domain, scratch_dir, resume=True)
         sockets = RUN_DIRECTORY / self._vm.uuid / "nbd"
         if sockets.exists():
             for pid in _servers_of(sockets):

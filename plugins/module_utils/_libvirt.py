@@ -28,6 +28,7 @@ DEFAULT_URI = "qemu:///system"
 # virDomainBackupBegin came with libvirt 6.0; without incremental backup support in QEMU it is refused before 7.2.
 _MIN_LIBVIRT = 6_000_000
 _ABORT_SECONDS = 60.0
+_RECONNECT_SECONDS, _RECONNECT_PAUSE = 30.0, 0.5
 _AGENT_CHANNEL = ".//channel/target[@name='org.qemu.guest_agent.0'][@state='connected']"
 
 
@@ -62,6 +63,7 @@ class Hypervisor:
         need("libvirt")
         self.uri = uri
         self._connection: Any = None
+        self._reached = False
         # libvirt prints every error to stderr by itself; ours say more.
         libvirt.registerErrorHandler(_ignore_message, None)
 
@@ -74,6 +76,7 @@ class Hypervisor:
         try:
             if self._connection is None or not self._connection.isAlive():
                 self._connection = libvirt.open(self.uri)
+                self._reached = True
         except libvirt.libvirtError as error:
             raise HypervisorError(
                 f"Cannot reach libvirt at {self.uri}: {error.get_error_message()}. "
@@ -89,20 +92,24 @@ class Hypervisor:
             self._connection = None
 
     def call(self, what: str, work: Callable[[Any], T]) -> T:
-        """Run ``work(connection)``; a connection lost before or during it is opened once more.
+        """Run ``work(connection)``, again when the connection was lost: a restart of libvirtd takes some seconds.
 
         Raises:
             HypervisorError: libvirt refused; says ``what`` failed and why.
         """
-        for attempt in (1, 2):
+        deadline = time.monotonic() + _RECONNECT_SECONDS
+        while True:
             try:
                 return work(self.connection())
             except libvirt.libvirtError as error:
-                if attempt == 1 and _is_disconnect(error):
-                    self._connection = None
-                    continue
-                raise _translate(what, error) from error
-        raise AssertionError("unreachable")
+                if not _is_disconnect(error) or time.monotonic() > deadline:
+                    raise _translate(what, error) from error
+            except HypervisorError:
+                # Never reached at all: an error. Away after it was there: being restarted.
+                if not self._reached or time.monotonic() > deadline:
+                    raise
+            self._connection = None
+            time.sleep(_RECONNECT_PAUSE)
 
     def versions(self) -> dict[str, str]:
         """The versions of ``libvirt`` and ``qemu``, as text."""
@@ -197,6 +204,10 @@ class Domain:
     def spec(self) -> DomainSpec:
         """The parsed definition: the live one of a running domain."""
         return parse_domain(self.xml(inactive=False))
+
+    def has_saved_state(self) -> bool:
+        """Whether its memory was saved when it stopped (managed save): its disks are then those of a running one."""
+        return bool(self.call("asking for the saved state of", lambda d: d.hasManagedSaveImage(0)))
 
     def runtime_id(self) -> int:
         """libvirt's number of this run of the domain, -1 when it does not run."""

@@ -33,7 +33,7 @@ class BackupPlan:
     """What a backup of one VM will read and where it will lie.
 
     Attributes:
-        ratio: Stored bytes per byte read, from the last backup; 1 without one.
+        ratio: Stored bytes per byte read, from the last backup, or a usual one.
         destinations: Directory and S3 prefix.
     """
 

@@ -44,7 +44,13 @@ def allocated_estimate(path: str, *, image_format: str) -> int:
         SourceError: ``qemu-img`` cannot open it; says why.
     """
     argv = [need_program("qemu-img"), "info", "-U", "--backing-chain", "--output=json", "-f", image_format, "--", path]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=_INFO_SECONDS, check=False)
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_INFO_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise SourceError(
+            f"The disk image {path} did not answer within {_INFO_SECONDS} seconds. Is its storage there?",
+            code="disk_unreadable",
+        ) from error
     if done.returncode:
         reason = done.stderr.strip().replace("qemu-img: ", "")
         raise SourceError(f"The disk image {path} cannot be opened: {reason}.", code="disk_unreadable")

@@ -20,6 +20,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._backup_xml import 
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     HypervisorError,
+    NotFoundError,
     SourceChangedError,
     SourceError,
     VMForgeError,
@@ -101,6 +102,7 @@ class PullSource:
                 self.scratch_dir, what="the scratch files of running backups lie", code="scratch_full"
             )
         self._scratch_space()
+        self._paused_before = self.domain.state().io_error
         limit = self.scratch_max if self.scratch_max is not None else free_bytes(self.scratch_dir)
         self._scratch_guard = ScratchGuard(scratch.values(), limit=limit)
         self._socket = str(self._socket_directory() / f"{SOCKET_PREFIX}{self.backup_id}")
@@ -115,7 +117,7 @@ class PullSource:
 
     def __exit__(self, *exception: object) -> None:
         """End the job; let a guest run on that was paused because a scratch file was full."""
-        end_job(self.domain, self.scratch_dir)
+        end_job(self.domain, self.scratch_dir, resume=not self._paused_before)
         Path(self._socket).unlink(missing_ok=True)
 
     def watches(self) -> Sequence[Callable[[], None]]:
@@ -149,7 +151,7 @@ class PullSource:
         """The number of file systems frozen; None when nothing was attempted and nothing needs a thaw."""
         if self.watchdog is None:
             return None
-        if not self.domain.agent_connected():
+        if self.domain.state().state != "running" or not self.domain.agent_connected():
             return None
         self.watchdog.arm()
         try:
@@ -171,7 +173,7 @@ class PullSource:
         return thawed
 
     def _check_guest(self) -> None:
-        if self.domain.state().io_error:
+        if self.domain.state().io_error and not self._paused_before:
             raise SourceError(
                 f"{self.domain.name!r} was paused by a write error during the backup, which was stopped for it.",
                 code="guest_paused",
@@ -191,21 +193,35 @@ def scratch_path(scratch_dir: str, uuid: str, target: str) -> str:
     return f"{scratch_dir}/{uuid}-{target}.scratch"
 
 
-def end_job(domain: Domain, scratch_dir: str) -> None:
+def end_job(domain: Domain, scratch_dir: str, *, resume: bool) -> None:
     """Abort our backup job, remove its scratch files, and undo a pause that it caused.
 
     Called at the end of every job and for what a dead run left. Another's job is left alone.
+
+    Args:
+        resume: Whether a domain that a write error has paused may run on: not if it was so before the job.
     """
-    socket = domain.backup_socket()
+    try:
+        socket = domain.backup_socket()
+    except NotFoundError:
+        # A transient domain that was stopped; its job went with it.
+        _remove_scratch(domain, scratch_dir)
+        return
     if socket is not None and Path(socket).name.startswith(SOCKET_PREFIX):
         domain.abort_backup()
     elif socket is not None:
         return
-    leftovers = list(Path(scratch_dir).glob(f"{domain.uuid}-*.scratch"))
-    if (socket or leftovers) and domain.state().io_error:
+    had_scratch = _remove_scratch(domain, scratch_dir)
+    if resume and (socket or had_scratch) and domain.state().io_error:
         domain.resume()
-    for path in leftovers:
+
+
+def _remove_scratch(domain: Domain, scratch_dir: str) -> bool:
+    """Remove the scratch files of a domain; tells whether there were any."""
+    found = list(Path(scratch_dir).glob(f"{domain.uuid}-*.scratch"))
+    for path in found:
         path.unlink(missing_ok=True)
+    return bool(found)
 
 
 @dataclass
@@ -231,6 +247,11 @@ class StoppedSource:
         self._directory = RUN_DIRECTORY / self.domain.uuid / "nbd"
         self._servers: list[ExportServer] = []
         self._before = self._look()
+        if self.domain.has_saved_state():
+            self.consistency = "crash"
+            self.warnings.append(
+                "The domain's memory is saved (managed save): its disks are those of a running machine."
+            )
         self.instant = utc_now()
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

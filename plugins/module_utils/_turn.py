@@ -1,0 +1,62 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What one VM's turn consists of: the uploads that are missing, and whether a new backup is needed at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError
+from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, OFFSITE, VmDirectory
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
+from ansible_collections.vmforge.backup.plugins.module_utils._model import parse_time
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import is_pending
+from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The plan of a turn; check mode prints it, a run carries it out.
+
+    Attributes:
+        uploads: Backups whose copy in S3 is missing and demanded, oldest first.
+        fresh: The newest backup that ``max_age`` calls young enough (once its upload is done); None means: make one.
+        warnings: What was passed over.
+    """
+
+    uploads: tuple[Manifest, ...]
+    fresh: Manifest | None
+    warnings: tuple[str, ...]
+
+
+def plan_turn(directory: VmDirectory, options: BackupOptions, *, now: datetime) -> Turn:
+    """Decide from what lies here. Only manifests of this node count."""
+    warnings: list[str] = []
+    uploads: list[Manifest] = []
+    fresh: Manifest | None = None
+    for backup_id in directory.ids():
+        manifest = _read_manifest(directory, backup_id, warnings)
+        if manifest is None or manifest.vm.node != options.node:
+            continue
+        young = options.max_age is not None and now - parse_time(manifest.instant) <= options.max_age
+        path = directory.entry(backup_id)
+        # Demanded when it was made, or now of one that would make a new backup unnecessary.
+        if options.s3 is not None and (is_pending(path) or (young and not (path / OFFSITE).exists())):
+            uploads.append(manifest)
+        if young:
+            fresh = manifest
+    return Turn(tuple(uploads), fresh, tuple(warnings))
+
+
+def _read_manifest(directory: VmDirectory, backup_id: str, warnings: list[str]) -> Manifest | None:
+    """A damaged manifest is no backup: told, and no reason not to make new ones."""
+    path = directory.entry(backup_id) / MANIFEST
+    try:
+        return decode_manifest(path.read_bytes(), where=str(path))
+    except FileNotFoundError:
+        return None
+    except FormatError as error:
+        warnings.append(error.message)
+        return None
