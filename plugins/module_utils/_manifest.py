@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError
-from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, parse_id, parse_time
+from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, canonical_uuid, parse_id, parse_time
 
 SCHEMA = 1
 TYPES = ("full", "incremental")
 CONSISTENCIES = ("quiesced", "crash", "offline")
+_OWN_NAME = "manifest.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+_TARGET = re.compile(r"[a-z0-9]+\Z")
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ def decode_manifest(data: bytes, *, where: str) -> Manifest:
         _check(manifest)
     except FormatError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"{where} is not a valid manifest: {type(error).__name__} {error}.") from error
     return manifest
 
@@ -159,7 +164,7 @@ def _build(value: Mapping[str, Any]) -> Manifest:
         finished_at=value["finished_at"],
         type=value["type"],
         full_reason=value["full_reason"],
-        parent=value["parent"],
+        parent=_parent(value["parent"]),
         checkpoint=value["checkpoint"],
         consistency=value["consistency"],
         compression=value["compression"],
@@ -181,22 +186,59 @@ def _build(value: Mapping[str, Any]) -> Manifest:
     )
 
 
+def _parent(value: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    if value is not None:
+        parse_id(value["id"])
+        if not _SHA256.match(value["manifest_sha256"]):
+            raise ValueError(f"the parent {value!r}")
+    return value
+
+
 def _check(manifest: Manifest) -> None:
     """Raise ``ValueError`` where fields do not fit each other."""
     parse_id(manifest.id)
     parse_time(manifest.instant)
     parse_time(manifest.finished_at)
+    if canonical_uuid(manifest.vm.uuid) != manifest.vm.uuid:
+        raise ValueError(f"the UUID {manifest.vm.uuid!r}")
     if manifest.type not in TYPES or manifest.consistency not in CONSISTENCIES:
         raise ValueError(f"type {manifest.type!r}, consistency {manifest.consistency!r}")
-    names = [record.name for record in manifest.files]
-    if len(set(names)) != len(names) or any("/" in name or name.startswith(".") or not name for name in names):
-        raise ValueError(f"file names {names!r}")
+    if (manifest.parent is None) != (manifest.type == "full"):
+        raise ValueError(f"a backup of type {manifest.type} with parent {manifest.parent!r}")
     for record in manifest.files:
-        wanted = max(1, -(-record.size // record.part_size))
-        if record.size < 0 or len(record.parts) != wanted:
-            raise ValueError(f"{record.name} of {record.size} bytes has {len(record.parts)} parts, not {wanted}")
-        if any(len(part) != 64 for part in record.parts):
-            raise ValueError(f"{record.name} has a part hash that is no SHA-256")
+        _check_file(record)
+    names = [record.name for record in manifest.files]
+    if len(set(names)) != len(names):
+        raise ValueError(f"file names {names!r}")
     for disk in manifest.disks:
-        if disk.file not in names:
-            raise ValueError(f"disk {disk.target} names the file {disk.file!r}, which is not listed")
+        _check_disk(disk, manifest, names)
+    for values in ([disk.target for disk in manifest.disks], [disk.file for disk in manifest.disks]):
+        if len(set(values)) != len(values):
+            raise ValueError(f"two disks of one name: {values!r}")
+
+
+def _check_file(record: FileRecord) -> None:
+    if not _NAME.match(record.name) or record.name == _OWN_NAME:
+        raise ValueError(f"the file name {record.name!r}")
+    if not _is_count(record.size) or not _is_count(record.part_size) or record.part_size == 0:
+        raise ValueError(f"{record.name} of {record.size!r} bytes in parts of {record.part_size!r}")
+    wanted = max(1, -(-record.size // record.part_size))
+    if len(record.parts) != wanted:
+        raise ValueError(f"{record.name} of {record.size} bytes has {len(record.parts)} parts, not {wanted}")
+    if not all(_SHA256.match(digest) for digest in (*record.parts, record.sha256) if digest is not None):
+        raise ValueError(f"{record.name} has a hash that is no SHA-256")
+
+
+def _check_disk(disk: DiskRecord, manifest: Manifest, names: Sequence[str]) -> None:
+    if not _TARGET.match(disk.target) or disk.type not in TYPES:
+        raise ValueError(f"disk {disk.target!r} of type {disk.type!r}")
+    if disk.type == "incremental" and manifest.type == "full":
+        raise ValueError(f"disk {disk.target} is incremental in a full backup")
+    if not _is_count(disk.virtual_size) or disk.virtual_size % 512 or not _is_count(disk.data_bytes):
+        raise ValueError(f"disk {disk.target} of {disk.virtual_size!r} bytes with {disk.data_bytes!r} of data")
+    if disk.file not in names:
+        raise ValueError(f"disk {disk.target} names the file {disk.file!r}, which is not listed")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
