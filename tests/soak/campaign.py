@@ -1,0 +1,379 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One random round after the other: a backup that something happens to, then everything that must hold."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.bed.guest import MIB, Disk, Guest, run
+from tests.bed.hypervisor import PrivateLibvirt
+from tests.bed.s3 import S3Server
+from tests.soak.child import Child, module_params, run_child
+from tests.soak.invariants import BrokenError, Checker, Filler, require
+
+_END_SECONDS = 150.0
+_KEEP = 2
+_PREFIX = "soak"
+
+# What happens to a run -> how often, in so many of all.
+FAULTS = {
+    "nothing": 30,
+    "kill": 14,
+    "kill-worker": 6,
+    "kill-main": 4,
+    "term": 10,
+    "term-twice": 3,
+    "guest-destroyed": 6,
+    "guest-shut-down": 3,
+    "qemu-killed": 4,
+    "s3-killed": 6,
+    "libvirtd-killed": 5,
+    "scratch-full": 3,
+    "guest-off": 4,
+    "guest-off-kill": 2,
+    "guest-started": 4,
+}
+
+
+class Campaign:
+    """The guest, the servers, and what is known of them.
+
+    Args:
+        directory: For everything; QEMU's user must be able to enter it.
+        seed: Of all that is random here. When things happen also depends on the machine.
+    """
+
+    def __init__(self, directory: Path, s3: S3Server, libvirt: PrivateLibvirt, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.directory, self.s3, self.libvirt = directory, s3, libvirt
+        self.backup_dir, self.scratch_dir = directory / "backups", directory / "scratch"
+        work = directory / "work"
+        for path, mode in ((self.backup_dir, 0o700), (self.scratch_dir, 0o711), (work, 0o700)):
+            path.mkdir(mode=mode)
+        self.report = work / "report.json"
+        self.guest, fillers = _make_guest(directory, self.random)
+        self.checker = Checker(self.guest, self.backup_dir, self.scratch_dir, work, s3, _PREFIX, fillers, "vdc")
+        self.newest = 0
+        self.bounds: dict[str, tuple[int, int]] = {}
+        self.proved: set[str] = set()
+        self.unclean = False
+        self.s3_owed = False
+        self.typical = 1.5
+        self.outcomes: Counter[str] = Counter()
+
+    def begin(self) -> None:
+        """Start the guest."""
+        self.guest.define()
+        self._start_guest()
+        self.guest.wait_more(20)
+
+    def end(self) -> None:
+        """Remove the guest."""
+        self.guest.undefine()
+
+    # One round
+
+    def round(self) -> str:
+        """Do one. Returns what it was, in words; raises ``BrokenError``."""
+        fault = self.random.choices(list(FAULTS), list(FAULTS.values()))[0]
+        params, words = self._options(fault)
+        moment = self.random.uniform(0, 1.25) * self.typical
+        words = f"{fault:16} at {moment:4.2f} s  {words}"
+        if fault.startswith("guest-off") or fault == "guest-started":
+            self._stop_guest()
+        before = {entry["id"] for entry in self.checker.entries() if entry["status"] == "ready"}
+        partial = {path.name[:-8] for path in (self.backup_dir / self.guest.uuid).glob("*.partial")}
+        low = self._wrote()
+        child = run_child(params, self.report)
+        try:
+            self._happen(fault, child, moment)
+        finally:
+            child.kill()
+            child.wait(10)
+        high = self._recover()
+        result = child.result()
+        words += f"  -> {self._judge(fault, result)} ({child.seconds():.1f} s)"
+        finished = result is not None and "crash" not in result
+        self.unclean = not finished
+        self.s3_owed = (self.s3_owed or params["offsite"] == "s3") if self.unclean else False
+        self._check(before, partial, (low, high), finished)
+        if self.random.random() < 0.9 or not finished:
+            words += self._delete_old(result, params)
+        return words
+
+    def _options(self, fault: str) -> tuple[dict[str, Any], str]:
+        pick = self.random.choice
+        places = ["both", "s3-only"] if self.s3_owed or fault == "s3-killed" else ["local", "both", "s3-only"]
+        place = pick(places)
+        chosen: dict[str, Any] = {
+            "compression": self.random.choices(["zstd", "zlib", "none"], [6, 2, 2])[0],
+            "quiesce": pick(["auto", "auto", "required", "never"]),
+            "readers": pick([1, 2, 4]),
+            "rate_limit": pick([None, 25 * MIB, 50 * MIB, 100 * MIB]),
+        }
+        if fault.startswith("guest-") or fault == "qemu-killed":
+            chosen["quiesce"] = pick(["auto", "never"])
+        if fault == "scratch-full":
+            chosen.update(scratch_max=4096, rate_limit=15 * MIB)
+        offsite = {"offsite": "none"}
+        if place != "local":
+            offsite = {"offsite": "s3", "s3_prefix": _PREFIX, **self.s3.params()}
+            offsite["delete_local_after_upload"] = place == "s3-only"
+        words = " ".join([f"{place:8}", *(f"{key}={value}" for key, value in chosen.items() if value is not None)])
+        return self._params(**chosen, **offsite), words
+
+    def _params(self, **more: Any) -> dict[str, Any]:
+        return module_params(
+            vm=[self.guest.uuid],
+            backup_dir=str(self.backup_dir),
+            scratch_dir=str(self.scratch_dir),
+            node="soak",
+            freeze_timeout=10,
+            nice=0,
+            **more,
+        )
+
+    # What happens
+
+    def _happen(self, fault: str, child: Child, moment: float) -> None:
+        if fault in ("nothing", "scratch-full", "guest-off"):
+            self._await(child)
+            return
+        ended = child.wait(moment)
+        deeds: dict[str, Callable[[Child], None]] = {
+            "kill": Child.kill,
+            "guest-off-kill": Child.kill,
+            "kill-worker": lambda child: _signal(child.worker(), signal.SIGKILL),
+            "kill-main": lambda child: _signal(child.pid, signal.SIGKILL),
+            "term": lambda child: _signal(child.pid, signal.SIGTERM),
+            "term-twice": self._terminate_twice,
+            "guest-destroyed": lambda _child: self.guest.destroy(),
+            "guest-shut-down": lambda _child: self._power_button(),
+            "qemu-killed": lambda _child: self._kill_qemu(),
+            "s3-killed": self._kill_s3,
+            "libvirtd-killed": self._kill_libvirtd,
+            "guest-started": lambda _child: self._start_guest(),
+        }
+        if not ended or not fault.startswith(("kill", "term", "guest-off")):
+            deeds[fault](child)
+        self._await(child)
+
+    def _await(self, child: Child) -> None:
+        if not child.wait(_END_SECONDS):
+            stuck = subprocess.run(["ps", "-eLo", "pid,pgid,stat,wchan:20,args"], capture_output=True, text=True)
+            lines = [line for line in stuck.stdout.splitlines() if f" {child.pid} " in line]
+            raise BrokenError("the run did not end:\n" + "\n".join(lines))
+
+    def _terminate_twice(self, child: Child) -> None:
+        _signal(child.pid, signal.SIGTERM)
+        child.wait(self.random.uniform(0, 0.3))
+        _signal(child.pid, signal.SIGTERM)
+
+    def _power_button(self) -> None:
+        if self.guest.state() == "running":
+            self.guest.virsh("shutdown", self.guest.name, "--mode", "acpi")
+
+    def _kill_qemu(self) -> None:
+        if self.guest.state() == "running":
+            _signal(self.guest.pid(), signal.SIGKILL)
+
+    def _kill_s3(self, child: Child) -> None:
+        self.s3.stop(signal.SIGKILL)
+        child.wait(self.random.uniform(0, 1.5))
+        self.s3.start()
+
+    def _kill_libvirtd(self, child: Child) -> None:
+        self.libvirt.kill()
+        child.wait(self.random.uniform(0, 0.5))
+        self.libvirt.start()
+
+    # The guest
+
+    def _start_guest(self) -> None:
+        self._wrote()
+        self.guest.start()
+
+    def _stop_guest(self) -> None:
+        self._wrote()
+        self.guest.destroy()
+
+    def _wrote(self) -> int:
+        """The newest record that the guest has ever reported. It says after each start what it found."""
+        found = re.findall(r"^bed: found 1\.\.(\d+) intact$", self.guest.console(), re.MULTILINE)
+        if found:
+            require(int(found[-1]) >= self.newest or self.guest.wrote(), f"the guest lost records: {found[-1]}")
+        self.newest = max(self.newest, self.guest.wrote(), *map(int, found))
+        return self.newest
+
+    def _recover(self) -> int:
+        """Let the guest run again if it was stopped; the newest record that any backup may hold."""
+        if self.guest.state() == "in shutdown":
+            self.guest.wait_off()
+        high = self._wrote()
+        if self.guest.state() == "shut off":
+            self._start_guest()
+            found = self.guest.wait(r"^bed: found 1\.\.(\d+) intact$", timeout=60)
+            high = max(high, int(found.group(1)))
+        # Reported after it was written, and the console lags a little.
+        return high + 40
+
+    # What must hold
+
+    def _judge(self, fault: str, result: dict[str, Any] | None) -> str:
+        if result is None:
+            require(fault.startswith(("kill", "guest-off-kill")), "the run ended without a word")
+            self.outcomes[f"{fault}: died"] += 1
+            return "died"
+        require("crash" not in result, f"traceback:\n{result.get('crash')}")
+        if "backups" not in result:
+            self._allow(fault, str(result.get("code")), str(result["failed"]))
+            return f"refused: {result['failed']}"
+        (entry,) = result["backups"]
+        word = str(entry["result"])
+        self.outcomes[f"{fault}: {word}"] += 1
+        if entry["error"] is None:
+            require(word in ("created", "uploaded"), f"result {word} without an error")
+            return f"{word} {entry['id']} {entry['consistency']}"
+        message = entry["error"]["message"]
+        require(len(message) > 20 and "Traceback" not in message, f"a poor message: {message!r}")
+        self._allow(fault, entry["error"]["code"], message)
+        return f"{entry['error']['code']} in {entry['error']['phase']}: {message[:110]}"
+
+    def _allow(self, fault: str, code: str, message: str) -> None:
+        if fault == "nothing" or fault == "guest-off":
+            raise BrokenError(f"an undisturbed run failed with {code}: {message}")
+
+    def _check(self, before: set[str], partial: set[str], bounds: tuple[int, int], finished: bool) -> None:
+        self.checker.guest_unharmed()
+        entries = {entry["id"]: entry for entry in self.checker.entries()}
+        ready = {key for key, entry in entries.items() if entry["status"] == "ready"}
+        require(before <= ready, f"ready before, and not any more: {sorted(before - ready)}")
+        if finished:
+            self.checker.host_clean()
+            self.checker.storage_clean()
+            for backup_id in partial:
+                require(backup_id in entries, f"{backup_id} was partial, and nothing tells what became of it")
+        for backup_id in sorted(ready):
+            entry = entries[backup_id]
+            state = f"{backup_id} {entry['copies']}"
+            if state not in self.proved:
+                # A partial one of an earlier round may have been finished only now: its bounds are that round's.
+                self.bounds.setdefault(backup_id, bounds)
+                known = None if backup_id in partial and backup_id not in self.bounds else self.bounds[backup_id]
+                self.checker.prove(entry, known)
+                self.proved.add(state)
+        for path in (self.backup_dir / self.guest.uuid).glob("*.partial"):
+            self.bounds.setdefault(path.name[:-8], bounds)
+
+    def _delete_old(self, result: dict[str, Any] | None, params: dict[str, Any]) -> str:
+        """Delete all but the newest; sometimes the deletion is killed, and the next run finishes it."""
+        entries = [entry for entry in self.checker.entries() if entry["status"] == "ready"]
+        words = ""
+        for entry in entries[_KEEP:]:
+            offsite = {"offsite": "s3", "s3_prefix": _PREFIX, **self.s3.params()}
+            child = run_child(self._params(state="absent", id=entry["id"], **offsite), self.report)
+            if self.random.random() < 0.15:
+                child.wait(self.random.uniform(0, 0.4))
+                child.kill()
+                child.wait(10)
+                self.unclean = self.s3_owed = True
+                words += f", deletion of {entry['id']} killed"
+                continue
+            require(child.wait(60), "the deletion did not end")
+            outcome = child.result() or {}
+            require(not outcome.get("failed") and "crash" not in outcome, f"deletion: {outcome}")
+            require(not self.checker.keys(entry["id"] + "/"), f"{entry['id']} was deleted, and lies in S3")
+        for path in (self.backup_dir / self.guest.uuid).glob("*.failed.json"):
+            path.unlink()
+        return words
+
+
+def _signal(pid: int | None, number: int) -> None:
+    if pid is not None:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return
+
+
+def _make_guest(directory: Path, source: random.Random) -> tuple[Guest, dict[str, Filler]]:
+    """A guest with records on a qcow2 and a raw disk among data that never change, and ext4 with an agent."""
+    fillers = {}
+    disks = []
+    slots = 768
+    for target, image_format, size in (("vda", "qcow2", 64 * MIB), ("vdb", "raw", 24 * MIB)):
+        raw, path = directory / f"{target}.filled", directory / f"{target}.{image_format}"
+        records_end = MIB + slots * 4096
+        ranges = ((0, MIB), (records_end, size))
+        with raw.open("wb") as file:
+            file.truncate(size)
+            for start, end in ranges:
+                _fill(file, start, end, source)
+        fillers[target] = Filler.of(raw, ranges)
+        run(["qemu-img", "convert", "-f", "raw", "-O", image_format, str(raw), str(path)])
+        raw.unlink()
+        disks.append(Disk(path, format=image_format, target=target))
+    disks.append(Disk(directory / "vdc.qcow2", target="vdc", size=48 * MIB, fs_mib=44))
+    guest = Guest(
+        "vmforge-soak",
+        directory,
+        disks,
+        agent=True,
+        fs="vdc",
+        records_on=["vda", "vdb"],
+        slots=slots,
+        mix=True,
+        pause=20000,
+    )
+    return guest, fillers
+
+
+def _fill(file: Any, start: int, end: int, source: random.Random) -> None:
+    """Runs of noise, of text and of nothing."""
+    at = start
+    while at < end:
+        length = min(source.choice([4096, 65536, 200_000, 1_000_000]), end - at)
+        kind = source.choice(["noise", "noise", "text", "nothing"])
+        file.seek(at)
+        if kind == "noise":
+            file.write(source.randbytes(length))
+        elif kind == "text":
+            file.write((b"%d some text " % at * length)[:length])
+        at += length
+
+
+def run_campaign(
+    campaign: Campaign, *, rounds: int, until: float | None, say: Callable[[str], None]
+) -> tuple[int, int]:
+    """Run rounds until there were so many, or until that time; how many passed and failed.
+
+    A round that fails is told, and its remains are kept out of the following ones' way as far as that goes.
+    """
+    passed = failed = number = 0
+    while number < rounds if until is None else time.monotonic() < until:
+        number += 1
+        began = time.monotonic()
+        try:
+            words = campaign.round()
+            passed += 1
+            say(f"{number:4} ok     {time.monotonic() - began:4.1f} s  {words}")
+        except (AssertionError, RuntimeError, TimeoutError, OSError, ValueError, KeyError) as error:
+            failed += 1
+            say(f"{number:4} FAILED {time.monotonic() - began:4.1f} s  {type(error).__name__}: {error}")
+            if failed >= 10:
+                say("too many failures; giving up")
+                break
+        sys.stdout.flush()
+    return passed, failed
