@@ -41,7 +41,7 @@ options:
     type: str
   s3_use_path_style:
     description:
-      - Whether the bucket stands in the path (V(true), what MinIO and the like expect) or in the host's name (V(false)).
+      - Whether the bucket stands in the path (V(true), as MinIO and the like expect) or in the host's name (V(false)).
       - Unset, it is V(true) for any endpoint but AWS.
     type: bool
   s3_ssl:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils import _s3_checksum, _s3_delete, _s3_files
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Error
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import PartBody, accepts
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import PartBody, accepts, botocore_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import check_key
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
     DENIED,
@@ -21,7 +21,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
     translate,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_multipart import MultipartUpload
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_read import S3Reader, botocore_errors
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_read import S3Reader
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import (
     Deletion,
     DeletionPlan,

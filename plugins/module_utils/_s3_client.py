@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import boto3, botocore, need
@@ -99,7 +100,18 @@ def make_client(config: S3Config, *, attempts: int, connections: int) -> Any:
         except (botocore.exceptions.BotoCoreError, ValueError) as error:
             raise translate(error, "open a session", config) from None
     _sign_known_payloads(client)
+    if config.endpoint:
+        client.meta.events.register("before-call.s3", _follow_no_region)
     return client
+
+
+def botocore_errors() -> tuple[type[Any], ...]:
+    """What a client raises; evaluated late, for the library may be missing when this file is imported."""
+    return (
+        botocore.exceptions.BotoCoreError,
+        botocore.exceptions.ClientError,
+        botocore.parsers.ResponseParserError,
+    )
 
 
 def accepts(client: Any, operation: str, parameter: str) -> bool:
@@ -113,7 +125,8 @@ def _session(config: S3Config) -> Any:
     # With keys given, nothing that lies on the host may interfere: no profile from the environment, no config files.
     core = botocore.session.Session()
     for name, value in (("profile", None), ("config_file", os.devnull), ("credentials_file", os.devnull)):
-        core.set_config_variable(name, value)
+        provider = botocore.configprovider.ConstantProvider(value)
+        core.get_component("config_store").set_config_provider(name, provider)
     return boto3.Session(
         botocore_session=core,
         aws_access_key_id=config.access_key,
@@ -142,6 +155,8 @@ def _settings(config: S3Config, attempts: int, connections: int) -> Any:
 def _trust(config: S3Config) -> bool | str | None:
     """What to check certificates against: the system's store rather than the library's own, where there is one."""
     if not config.validate_certs:
+        # It was asked for; a warning with every request would help nobody.
+        warnings.filterwarnings("ignore", message="Unverified HTTPS request")
         return False
     if config.ca_bundle:
         return config.ca_bundle
@@ -168,3 +183,11 @@ def _sign_known_payloads(client: Any) -> None:
 
 def _choose_known_payload(**_event: Any) -> str:
     return _SIGNER
+
+
+def _follow_no_region(params: Any, **_event: Any) -> None:
+    """Keep botocore from looking for the bucket's region after a redirect.
+
+    Away from AWS a 301 comes from a web server, for instance to https, tells no region, and botocore asks without end.
+    """
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.vmforge.backup.plugins.module_utils._deps import botocore
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Error
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import botocore_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
     DENIED,
     LOCKED,
@@ -104,7 +104,7 @@ def abort_uploads(store: S3Reader, client: Any, prefix: str, chosen: Sequence[Un
     for key, upload_id, _begun in chosen:
         try:
             client.abort_multipart_upload(Bucket=store.config.bucket, Key=key, UploadId=upload_id)
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        except botocore_errors() as error:
             if not is_missing(error):
                 raise translate(error, f"abort the unfinished upload of '{key}'", store.config) from None
     left = {upload[1] for upload in store.list_multiparts(prefix)} if chosen else set()
@@ -117,7 +117,7 @@ def _delete_version(store: S3Reader, client: Any, key: str, version: str | None)
     target = {"Bucket": store.config.bucket, "Key": key}
     try:
         return client.delete_object(**target, **({"VersionId": version} if version else {}))
-    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+    except botocore_errors() as error:
         if is_missing(error):
             return {}
         if is_denied(error) or error_code(error) in ("ObjectLocked", "InvalidRequest"):

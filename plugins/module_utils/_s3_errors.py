@@ -20,6 +20,8 @@ LOCKED = "s3_locked"
 EXISTS = "s3_exists"
 CORRUPT = "s3_corrupt"
 UNSUPPORTED = "s3_unsupported"
+PROTOCOL = "s3_protocol"
+NO_S3 = "What answers there is no S3 server. Check s3_endpoint and its port."
 
 # The server's error code -> ours and what to do. The first sentence of the message is always the server's words.
 _SERVER: dict[str, tuple[str, str]] = {
@@ -68,8 +70,8 @@ _LOCAL: dict[str, tuple[str, str]] = {
     "ConnectionClosedError": ("s3_unreachable", "The connection was cut, again after several attempts."),
     "IncompleteReadError": ("s3_unreachable", "The connection was cut in the middle of an answer."),
     "ResponseStreamingError": ("s3_unreachable", "The connection was cut in the middle of an answer."),
-    "ResponseParserError": ("s3_protocol", "What answers there is no S3 server. Check s3_endpoint and its port."),
-    "PaginationError": ("s3_protocol", "The server's listing goes in circles and cannot be trusted."),
+    "ResponseParserError": (PROTOCOL, NO_S3),
+    "PaginationError": (PROTOCOL, "The server's listing goes in circles and cannot be trusted."),
 }
 _NAME_FAILURES = ("NameResolutionError", "Name or service not known", "name resolution", "nodename nor servname")
 _PLAIN_ON_TLS = "That port speaks TLS, but s3_ssl is off. Set s3_ssl to true, or write https:// in s3_endpoint."
@@ -81,7 +83,11 @@ def error_code(error: BaseException) -> str:
     response = getattr(error, "response", None)
     if not isinstance(response, dict):
         return ""
-    code = str(response.get("Error", {}).get("Code", ""))
+    said = response.get("Error", {})
+    code = str(said.get("Code", ""))
+    if code == "AccessDenied" and "request time" in str(said.get("Message", "")):
+        # rclone gives a wrong clock one code when it is ahead and the other when it is behind.
+        return "RequestTimeTooSkewed"
     return _BY_STATUS.get(http_status(error), code) if not code or code.isdigit() else code
 
 
@@ -167,7 +173,7 @@ def _explain_tls(error: BaseException, config: S3Config) -> tuple[str, str]:
             "The server's certificate is not trusted here. Give its CA in s3_ca_bundle, or check s3_endpoint's name."
         )
     if any(word in text for word in ("WRONG_VERSION_NUMBER", "wrong version number", "RECORD_LAYER", "record layer")):
-        return "s3_protocol", _TLS_ON_PLAIN
+        return PROTOCOL, _TLS_ON_PLAIN
     if config.ca_bundle and "No such file" in text:
         return "s3_tls", f"The CA bundle {config.ca_bundle} cannot be read on this host."
     return "s3_tls", "No TLS connection came about. Check s3_endpoint, s3_ssl and s3_ca_bundle."
@@ -184,7 +190,7 @@ def _explain_connect(error: BaseException, _config: S3Config) -> tuple[str, str]
 
 def _explain_http(error: BaseException, config: S3Config) -> tuple[str, str]:
     if "BadStatusLine" in str(error) or "RemoteDisconnected" in str(error):
-        return _suspect_tls(config) or ("s3_protocol", "What answers there does not speak HTTP. Check s3_endpoint.")
+        return _suspect_tls(config) or (PROTOCOL, "What answers there does not speak HTTP. Check s3_endpoint.")
     return _suspect_tls(config) or ("s3_unreachable", "The connection broke. Check the network and the server.")
 
 
@@ -201,7 +207,7 @@ def _suspect_tls(config: S3Config) -> tuple[str, str] | None:
         return None
     url = urlsplit(config.endpoint)
     if speaks_tls(url.hostname or "", url.port or 80):
-        return "s3_protocol", _PLAIN_ON_TLS
+        return PROTOCOL, _PLAIN_ON_TLS
     return None
 
 

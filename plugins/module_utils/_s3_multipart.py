@@ -13,7 +13,7 @@ from typing import Any
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import botocore
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError, S3Error, VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_checksum import SHA256, checksum_headers
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import PartBody, UploadStopped
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import PartBody, UploadStopped, botocore_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
     CORRUPT,
@@ -126,7 +126,7 @@ class MultipartUpload:
                     self._idle.wait_for(lambda: self._busy == 0, timeout=_ABORT_WAIT)
                 if self._is_gone():
                     return
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        except botocore_errors() as error:
             if is_missing(error):
                 return
             raise translate(error, f"abort the upload of '{self.key}' (parts may be left)", self._config) from None
@@ -167,7 +167,7 @@ class MultipartUpload:
             answer = self._client.complete_multipart_upload(
                 UploadId=self.upload_id, MultipartUpload={"Parts": parts}, **self._target
             )
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        except botocore_errors() as error:
             # Perhaps only the answer was lost, and a second attempt found the upload finished.
             found = self._look()
             if found is None or found.get("Metadata", {}).get(TOKEN) != self._token:
@@ -185,7 +185,7 @@ class MultipartUpload:
         """HEAD the object; None where that is not allowed or it is not there."""
         try:
             return self._client.head_object(**self._target, **({"VersionId": version} if version else {}))
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
+        except botocore_errors():
             return None
 
     def _is_gone(self) -> bool:
@@ -201,5 +201,5 @@ class MultipartUpload:
     def _call(self, operation: str, action: str, **parameters: Any) -> Any:
         try:
             return getattr(self._client, operation)(**self._target, **parameters)
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        except botocore_errors() as error:
             raise translate(error, f"{action} '{self.key}'", self._config) from None

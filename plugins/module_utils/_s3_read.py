@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils import _s3_files
-from ansible_collections.vmforge.backup.plugins.module_utils._deps import botocore
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import NotFoundError, S3Error
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import make_client
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import botocore_errors, make_client
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
+    NO_S3,
+    PROTOCOL,
     http_status,
     is_denied,
     is_missing,
@@ -54,6 +55,7 @@ class S3Reader:
         for attempt in range(_DOWNLOAD_TRIES):
             try:
                 answer = self._client.get_object(Key=key, **self._target, **version)
+                self._check_answer(answer, key)
                 if answer["ContentLength"] > max_size:
                     answer["Body"].close()
                     raise S3Error(f"'{key}' in {self.config.where} has {answer['ContentLength']} bytes: too large.")
@@ -84,6 +86,7 @@ class S3Reader:
                 self._check_bucket()
                 return None
             raise translate(self._cause(error), f"look at '{key}'", self.config) from None
+        self._check_answer(answer, key)
         return ObjectInfo(
             key=key,
             size=answer["ContentLength"],
@@ -188,11 +191,19 @@ class S3Reader:
         try:
             page: Any = {}
             for page in self._client.get_paginator(operation).paginate(**self._target, **request):
+                # Whatever answers 200 to everything must not pass for an empty bucket.
+                if not any(name in page for name in ("IsTruncated", "Name", "Bucket")):
+                    raise S3Error(f"Cannot {action} in {self.config.where}: that is no listing. {NO_S3}", code=PROTOCOL)
                 yield page
         except botocore_errors() as error:
             raise translate(error, f"{action} under '{request.get('Prefix', '')}'", self.config) from None
         if page.get("IsTruncated") and not any(page.get(name) for name in ("NextContinuationToken", "NextKeyMarker")):
             raise S3Error(f"Cannot {action} in {self.config.where}: the server's answer ends in the middle.")
+
+    def _check_answer(self, answer: Mapping[str, Any], key: str) -> None:
+        """Whatever answers 200 to everything must not pass for an object store."""
+        if "ETag" not in answer or "LastModified" not in answer:
+            raise S3Error(f"Cannot read '{key}' in {self.config.where}: that is no object. {NO_S3}", code=PROTOCOL)
 
     def _check_bucket(self) -> None:
         """A bare 404 to HEAD can also mean that the bucket is missing."""
@@ -214,7 +225,7 @@ class S3Reader:
         try:
             self._client.list_objects_v2(MaxKeys=1, **self._target)
         except botocore_errors() as better:
-            return error if is_denied(better) else better
+            return error if is_denied(better) and is_denied(error) else better
         return error
 
 
@@ -226,8 +237,3 @@ def _listed(entry: Mapping[str, Any]) -> ObjectInfo:
         last_modified=entry["LastModified"],
         storage_class=entry.get("StorageClass"),
     )
-
-
-def botocore_errors() -> tuple[type[Any], ...]:
-    """What botocore raises; evaluated late, for the library may be missing when this file is imported."""
-    return (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)

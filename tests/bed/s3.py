@@ -206,7 +206,8 @@ def _running(server: S3Server) -> Iterator[None]:
     try:
         server.start()
         if server.write_only is not None:
-            server.client().create_bucket(Bucket=server.bucket)
+            with contextlib.closing(server.client()) as client:
+                client.create_bucket(Bucket=server.bucket)
         yield
     finally:
         server.stop()

@@ -103,7 +103,7 @@ def cutting_proxy(target: int) -> Iterator[Proxy]:
 
 @contextlib.contextmanager
 def tls_proxy(target: int, directory: Path) -> Iterator[tuple[Proxy, Path]]:
-    """TLS with a self-signed certificate for 127.0.0.1 and localhost before a plain port; yields the certificate too."""
+    """TLS with a self-signed certificate, also yielded, for 127.0.0.1 and localhost before a plain port."""
     certificate, key = directory / "cert.pem", directory / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
