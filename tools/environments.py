@@ -125,7 +125,9 @@ def core_environment(core: str) -> Environment | None:
     """One ansible-core; None if no Python here runs it. The oldest core shares the system's Python and libraries."""
     name, requirement = f"core-{core}", f"ansible-core=={core}.*"
     if core == CORES[0]:
-        return Environment(name, SYSTEM_PYTHON, (requirement, "-r", "requirements/test.txt"), system_packages=True)
+        # A newer cryptography from PyPI would hide the distribution's, and break its pyOpenSSL, on which its boto3 builds.
+        wanted = (requirement, "cryptography<39", "-r", "requirements/test.txt")
+        return Environment(name, SYSTEM_PYTHON, wanted, system_packages=True)
     python = _newest(_CORE_PYTHON[core])
     return Environment(name, python, (requirement,)) if python else None
 
