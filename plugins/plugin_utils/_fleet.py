@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ansible_collections.vmforge.backup.plugins.plugin_utils._answers import reason
+
 UNREACHABLE = "unreachable"
 FAILED = "failed"
 
@@ -74,7 +76,7 @@ def assign(located: Mapping[str, Mapping[str, Any]], wanted: Iterable[str]) -> A
 
 def _silence(node: str, answer: Mapping[str, Any]) -> dict[str, str]:
     result = UNREACHABLE if answer.get("unreachable") else FAILED
-    return {"node": node, "result": result, "message": str(answer.get("msg") or "it gave no answer")}
+    return {"node": node, "result": result, "message": reason(answer, "it gave no answer")}
 
 
 def _resolve(assignment: Assignment, found: list[Found], wanted: list[str]) -> list[str]:

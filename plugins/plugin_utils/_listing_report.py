@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.vmforge.backup.plugins.plugin_utils._answers import reason
+
 # UUID, id, node and whether it is a failed attempt, which leaves its id free.
 Key = tuple[str, str, str, bool]
 # A backup is what its best copy is: one that is ready here and half uploaded there is ready.
@@ -50,10 +52,8 @@ def _problems(answer: Mapping[str, Any], node: str, place: str) -> list[dict[str
     """Why a list cannot be relied on; a listing is complete or has no ``backups``."""
     if "backups" in answer and not answer.get("unreachable"):
         return []
-    message = answer.get("msg") or "it gave no answer"
-    if not answer:
-        message = "the node failed before it was asked; its error is further up"
-    return [{"node": node, "place": place, "message": str(message)}]
+    nothing = "it gave no answer" if answer else "the node failed before it was asked; its error is further up"
+    return [{"node": node, "place": place, "message": reason(answer, nothing)}]
 
 
 def _add(merged: dict[Key, dict[str, Any]], entry: Mapping[str, Any], listed_by: str) -> Key:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.vmforge.backup.plugins.plugin_utils._answers import reason
+
 # Results that are as they should be; all others are failures.
 GOOD = ("created", "uploaded", "fresh", "planned", "deleted", "absent", "skipped")
 _COLUMNS = ("vm", "node", "result", "type", "bytes_read", "size_bytes", "seconds", "copies")
@@ -65,7 +67,7 @@ def _node_rows(node: str, outcome: Mapping[str, Any], assigned: Mapping[str, str
     """A row for each machine that the node was to back up, whether or not it told of it."""
     told = {backup["vm"]["uuid"]: backup for backup in outcome.get("backups") or ()}
     rows = [_backup_row(node, backup) for backup in told.values()]
-    message = str(outcome.get("msg") or "the node told nothing of it")
+    message = reason(outcome, "the node told nothing of it")
     result = "failed"
     if outcome.get("unreachable"):
         result, message = "unreachable", _LOST.format(message=message)
