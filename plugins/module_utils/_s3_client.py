@@ -73,36 +73,50 @@ class PartBody:
         return self._at
 
 
-def make_client(config: S3Config, *, attempts: int, connections: int) -> Any:
-    """Make a thread-safe S3 client.
+class ClientMaker:
+    """Makes S3 clients of one configuration, which share what costs time to load.
 
     Args:
         config: Where, and with which credentials.
-        attempts: How often a request is tried in all, with botocore's adaptive backoff in between.
-        connections: How many requests may be under way at once.
+        connections: How many requests may be under way at once in each client.
 
     Raises:
         DependencyError: boto3 is missing.
-        S3Error: There are no credentials, or the profile does not exist.
+        S3Error: The profile does not exist.
     """
-    need("boto3")
-    with _client_lock:  # Making clients is not thread-safe in botocore, using them is.
+
+    def __init__(self, config: S3Config, connections: int) -> None:
+        need("boto3")
+        self._config = config
+        self._connections = connections
         try:
-            session = _session(config)
-            client = session.client(
-                "s3",
-                endpoint_url=config.endpoint,
-                region_name=config.region or session.region_name or "us-east-1",
-                use_ssl=config.ssl,
-                verify=_trust(config),
-                config=_settings(config, attempts, connections),
-            )
-        except (botocore.exceptions.BotoCoreError, ValueError) as error:
+            self._session = _session(config)
+        except botocore.exceptions.BotoCoreError as error:
             raise translate(error, "open a session", config) from None
-    _sign_known_payloads(client)
-    if config.endpoint:
-        client.meta.events.register("before-call.s3", _follow_no_region)
-    return client
+
+    def make(self, attempts: int) -> Any:
+        """Make a thread-safe client that tries each request so often, with botocore's adaptive backoff in between.
+
+        Raises:
+            S3Error: The credentials cannot be used.
+        """
+        config = self._config
+        with _client_lock:  # Making clients is not thread-safe in botocore, using them is.
+            try:
+                client = self._session.client(
+                    "s3",
+                    endpoint_url=config.endpoint,
+                    region_name=config.region or self._session.region_name or "us-east-1",
+                    use_ssl=config.ssl,
+                    verify=_trust(config),
+                    config=_settings(config, attempts, self._connections),
+                )
+            except (botocore.exceptions.BotoCoreError, ValueError) as error:
+                raise translate(error, "open a session", config) from None
+        _sign_known_payloads(client)
+        if config.endpoint:
+            client.meta.events.register("before-call.s3", _follow_no_region)
+        return client
 
 
 def botocore_errors() -> tuple[type[Any], ...]:
@@ -111,7 +125,13 @@ def botocore_errors() -> tuple[type[Any], ...]:
         botocore.exceptions.BotoCoreError,
         botocore.exceptions.ClientError,
         botocore.parsers.ResponseParserError,
+        *broken_answers(),
     )
+
+
+def broken_answers() -> tuple[type[Any], ...]:
+    """What botocore lets through unchanged, and untried again, when a connection is cut in the middle of an answer."""
+    return (botocore.httpsession.ProtocolError, botocore.httpsession.URLLib3ReadTimeoutError)
 
 
 def accepts(client: Any, operation: str, parameter: str) -> bool:

@@ -70,6 +70,7 @@ _LOCAL: dict[str, tuple[str, str]] = {
     "ConnectionClosedError": ("s3_unreachable", "The connection was cut, again after several attempts."),
     "IncompleteReadError": ("s3_unreachable", "The connection was cut in the middle of an answer."),
     "ResponseStreamingError": ("s3_unreachable", "The connection was cut in the middle of an answer."),
+    "ProtocolError": ("s3_unreachable", "The connection was cut in the middle of an answer."),
     "ResponseParserError": (PROTOCOL, NO_S3),
     "PaginationError": (PROTOCOL, "The server's listing goes in circles and cannot be trusted."),
 }

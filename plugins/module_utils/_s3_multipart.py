@@ -13,7 +13,12 @@ from typing import Any
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import botocore
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError, S3Error, VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_checksum import SHA256, checksum_headers
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import PartBody, UploadStopped, botocore_errors
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import (
+    PartBody,
+    UploadStopped,
+    botocore_errors,
+    broken_answers,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
     CORRUPT,
@@ -143,7 +148,7 @@ class MultipartUpload:
         checks = checksum_headers(self._checksum, data, sha256)
         body = PartBody(data, sha256=sha256, stopped=self._stopped)
         try:
-            answer = self._call(
+            answer = self._call_again(
                 "upload_part",
                 f"upload part {number} of",
                 UploadId=self.upload_id,
@@ -201,5 +206,15 @@ class MultipartUpload:
     def _call(self, operation: str, action: str, **parameters: Any) -> Any:
         try:
             return getattr(self._client, operation)(**self._target, **parameters)
+        except botocore_errors() as error:
+            raise translate(error, f"{action} '{self.key}'", self._config) from None
+
+    def _call_again(self, operation: str, action: str, **parameters: Any) -> Any:
+        """Call, and once more if an answer was cut off, which botocore does not repeat; a part may be sent again."""
+        try:
+            return getattr(self._client, operation)(**self._target, **parameters)
+        except broken_answers():
+            parameters["Body"].seek(0)
+            return self._call(operation, action, **parameters)
         except botocore_errors() as error:
             raise translate(error, f"{action} '{self.key}'", self._config) from None

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils import _s3_files
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import NotFoundError, S3Error
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import botocore_errors, make_client
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import ClientMaker, botocore_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
     NO_S3,
@@ -34,15 +35,26 @@ class S3Reader:
 
     def __init__(self, config: S3Config, *, connections: int = 16) -> None:
         self.config = config
-        self._client = make_client(config, attempts=_QUICK_ATTEMPTS, connections=connections)
-        self._patient = make_client(config, attempts=_PATIENT_ATTEMPTS, connections=connections)
+        self._maker = ClientMaker(config, connections)
+        self._client = self._maker.make(_QUICK_ATTEMPTS)
+        self._second: Any = None
+        self._lock = threading.Lock()
         self._bucket_seen = False
         self._target = {"Bucket": config.bucket}
+
+    @property
+    def _patient(self) -> Any:
+        """A client for long transfers; made when the first one begins."""
+        with self._lock:
+            if self._second is None:
+                self._second = self._maker.make(_PATIENT_ATTEMPTS)
+            return self._second
 
     def close(self) -> None:
         """Close all connections. Not needed before the process ends."""
         self._client.close()
-        self._patient.close()
+        if self._second is not None:
+            self._second.close()
 
     def get(self, key: str, *, max_size: int, version_id: str | None = None) -> bytes:
         """Read a small object whole.
