@@ -121,12 +121,18 @@ def lint_environment() -> Environment:
     return Environment("lint", python, ("ansible-core>=2.19,<2.22", "-r", "requirements/lint.txt"))
 
 
+def _system_cryptography() -> tuple[str, ...]:
+    """Keep to the distribution's version: a newer one would hide it and break its pyOpenSSL, on which its boto3 builds."""
+    code = "import importlib.metadata as m; print(m.version('cryptography'))"
+    asked = subprocess.run([str(SYSTEM_PYTHON), "-c", code], capture_output=True, text=True, check=False)
+    return () if asked.returncode else (f"cryptography=={asked.stdout.strip()}",)
+
+
 def core_environment(core: str) -> Environment | None:
     """One ansible-core; None if no Python here runs it. The oldest core shares the system's Python and libraries."""
     name, requirement = f"core-{core}", f"ansible-core=={core}.*"
     if core == CORES[0]:
-        # A newer cryptography from PyPI would hide the distribution's, and break its pyOpenSSL, on which its boto3 builds.
-        wanted = (requirement, "cryptography<39", "-r", "requirements/test.txt")
+        wanted = (requirement, *_system_cryptography(), "-r", "requirements/test.txt")
         return Environment(name, SYSTEM_PYTHON, wanted, system_packages=True)
     python = _newest(_CORE_PYTHON[core])
     return Environment(name, python, (requirement,)) if python else None

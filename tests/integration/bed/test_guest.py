@@ -65,12 +65,15 @@ def test_the_agent_freezes_the_file_system(place: Path) -> None:
 
 def test_a_private_libvirtd_can_be_killed_while_its_guest_goes_on(place: Path) -> None:
     (place / "libvirt").mkdir()
-    with private_libvirt(place / "libvirt") as libvirt:
-        with Guest("private", place, [Disk(place / "vda.qcow2", size=16 * MIB)], run=libvirt.run) as guest:
-            guest.wait_more(10)
-            libvirt.kill()
-            guest.wait_more(20)
-            libvirt.start()
-            assert guest.state() == "running"
-            with pytest.raises(RuntimeError, match="failed to get domain"):
-                Guest("private", place, []).state()
+    disk = Disk(place / "vda.qcow2", size=16 * MIB)
+    with (
+        private_libvirt(place / "libvirt") as libvirt,
+        Guest("private", place, [disk], run=libvirt.run) as guest,
+    ):
+        guest.wait_more(10)
+        libvirt.kill()
+        guest.wait_more(20)
+        libvirt.start()
+        assert guest.state() == "running"
+        with pytest.raises(RuntimeError, match="failed to get domain"):
+            Guest("private", place, []).state()
