@@ -122,7 +122,7 @@ def lint_environment() -> Environment:
 
 
 def _system_cryptography() -> tuple[str, ...]:
-    """Keep to the distribution's version: a newer one would hide it and break its pyOpenSSL, on which its boto3 builds."""
+    """Keep to the distribution's version: a newer one would break its pyOpenSSL, on which its boto3 builds."""
     code = "import importlib.metadata as m; print(m.version('cryptography'))"
     asked = subprocess.run([str(SYSTEM_PYTHON), "-c", code], capture_output=True, text=True, check=False)
     return () if asked.returncode else (f"cryptography=={asked.stdout.strip()}",)
