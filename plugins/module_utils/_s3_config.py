@@ -208,17 +208,21 @@ def parse_endpoint(endpoint: str | None, ssl: bool, option: str) -> tuple[str | 
     if endpoint is None:
         return None, ssl
     endpoint = endpoint.strip()
-    url = urlsplit(endpoint if "://" in endpoint else f"{'https' if ssl else 'http'}://{endpoint}")
-    host = url.netloc.rpartition("@")[2]
+    malformed = f"Option {option}: {endpoint!r} is neither host, host:port nor an http(s) URL."
+    # The parser drops line breaks silently.
+    if not endpoint.isprintable():
+        raise InputError(malformed)
     try:
+        url = urlsplit(endpoint if "://" in endpoint else f"{'https' if ssl else 'http'}://{endpoint}")
         port = url.port
     except ValueError:
-        raise InputError(f"Option {option}: the port of {host!r} is not a number from 0 to 65535.") from None
+        raise InputError(f"{malformed} A port is a number from 0 to 65535.") from None
+    host = url.netloc.rpartition("@")[2]
     name = host if port is None else host[: host.rindex(":")]
     if url.username is not None or url.password is not None:
         raise InputError(f"Option {option}: put credentials in the access and secret key options, not in the URL.")
     if url.scheme not in ("http", "https") or not _HOST.fullmatch(name.rstrip(":")):
-        raise InputError(f"Option {option}: {endpoint!r} is neither host, host:port nor an http(s) URL.")
+        raise InputError(malformed)
     if url.path not in ("", "/") or url.query or url.fragment:
         raise InputError(f"Option {option}: {endpoint!r} has a path. Name the bucket and the prefix in their options.")
     ssl = url.scheme == "https"

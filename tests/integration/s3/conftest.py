@@ -9,6 +9,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
@@ -18,6 +19,17 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S
 from tests.bed.s3 import Keys, S3Server, rclone, weed
 
 MakeStore = Callable[..., S3Store]
+HERE = Path(__file__).parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "s3: talks to real S3 servers; runs with several versions of boto3")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.s3)
 
 
 @pytest.fixture(scope="session")
