@@ -143,15 +143,18 @@ def _confirm(store: S3Reader, plan: DeletionPlan, versions: tuple[str, ...]) -> 
     there = _exists(store, plan.key)
     if there:
         raise S3Error(f"'{plan.key}' in {store.config.where} was deleted, but it is still there.")
-    note = None if there is False else "The server accepted the deletion, but the keys have no right to look."
-    return Deletion(plan.key, plan.existed, versions, confirmed=there is False, note=note)
+    # An empty list of versions is as good as a 404.
+    confirmed = there is False or plan.versions is not None
+    note = None if confirmed else "The server accepted the deletion, but the keys have no right to look."
+    return Deletion(plan.key, plan.existed, versions, confirmed=confirmed, note=note)
 
 
 def _exists(store: S3Reader, key: str) -> bool | None:
     """Whether an object is there; None where the keys have no right to know."""
-    try:
-        return store.head(key) is not None
-    except S3Error as error:
-        if error.code != DENIED:
-            raise
-        return None
+    for look in (lambda: store.head(key) is not None, lambda: any(found.key == key for found in store.list(key))):
+        try:
+            return look()
+        except S3Error as error:
+            if error.code != DENIED:
+                raise
+    return None

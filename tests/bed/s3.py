@@ -33,7 +33,15 @@ _READ = ["s3:GetObject", "s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:L
 RIGHTS: dict[str, list[str]] = {
     "write_only": _WRITE,
     "no_delete": _WRITE + _READ,
-    "delete_only": ["s3:DeleteObject", "s3:DeleteObjectVersion", "s3:AbortMultipartUpload", "s3:ListBucket"],
+    "delete_only": [
+        "s3:DeleteObject",
+        "s3:DeleteObjectVersion",
+        "s3:AbortMultipartUpload",
+        "s3:ListBucket",
+        "s3:ListBucketVersions",
+        "s3:ListBucketMultipartUploads",
+    ],
+    "blind_delete": ["s3:DeleteObject"],
 }
 
 
@@ -55,7 +63,8 @@ class S3Server:
         bucket: Exists already.
         write_only: May upload and abort, nothing else. None where the server knows no rights, as the next two.
         no_delete: May do all but delete.
-        delete_only: May list and delete.
+        delete_only: May list, also versions and unfinished uploads, and delete.
+        blind_delete: May delete, and not even look.
     """
 
     endpoint: str
@@ -67,6 +76,7 @@ class S3Server:
     write_only: Keys | None = None
     no_delete: Keys | None = None
     delete_only: Keys | None = None
+    blind_delete: Keys | None = None
     process: subprocess.Popen[bytes] | None = None
 
     @property

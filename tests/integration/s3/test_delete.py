@@ -159,11 +159,26 @@ def test_keys_that_may_only_write(seaweed: S3Server, make_store: MakeStore) -> N
     assert full.list_multiparts(full.config.prefix) == []
 
 
-def test_keys_that_may_only_delete(seaweed: S3Server, make_store: MakeStore) -> None:
+def test_keys_that_may_only_delete(seaweed: S3Server, make_store: MakeStore, bucket: MakeBucket) -> None:
+    for place in (seaweed.bucket, bucket(versioning=True)):
+        full = make_store(seaweed, s3_bucket=place)
+        key = full.config.key("gone")
+        full.put(key, b"x")
+        full.put(full.config.key("gone-not"), b"x")
+        deletion = make_store(seaweed, seaweed.delete_only, s3_bucket=place).delete(key)
+        assert deletion.existed
+        assert deletion.confirmed
+        assert full.list_versions(key) == []
+    upload = full.multipart(key)
+    reaper = make_store(seaweed, seaweed.delete_only, s3_bucket=place)
+    assert [found[1] for found in reaper.abort_multiparts(full.config.prefix)] == [upload.upload_id]
+
+
+def test_keys_that_may_delete_but_not_look(seaweed: S3Server, make_store: MakeStore) -> None:
     full = make_store(seaweed)
     key = full.config.key("gone")
     full.put(key, b"x")
-    deletion = make_store(seaweed, seaweed.delete_only).delete(key)
+    deletion = make_store(seaweed, seaweed.blind_delete).delete(key)
     assert deletion.existed is None
     assert not deletion.confirmed, "without the right to look, it is not said to be gone"
     assert deletion.note
@@ -176,4 +191,4 @@ def test_a_marker_is_not_taken_for_a_deletion(seaweed: S3Server, make_store: Mak
     key = full.config.key("hidden")
     full.put(key, b"x")
     with pytest.raises(S3Error, match="delete marker"):
-        make_store(seaweed, seaweed.delete_only, s3_bucket=name).delete(key)
+        make_store(seaweed, seaweed.blind_delete, s3_bucket=name).delete(key)

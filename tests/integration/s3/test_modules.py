@@ -235,7 +235,7 @@ def test_few_rights(seaweed: S3Server, prefix: str) -> None:
     with pytest.raises(S3Error) as caught:
         run(seaweed.no_delete, key="x", state="absent")
     assert caught.value.code == "s3_denied"
-    blind = run(seaweed.delete_only, key="x", state="absent")
+    blind = run(seaweed.blind_delete, key="x", state="absent")
     assert blind.changed
     assert not blind.values["confirmed"]
     assert blind.warnings
