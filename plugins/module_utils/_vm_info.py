@@ -72,10 +72,11 @@ def _select(hypervisor: Hypervisor, names: tuple[str, ...]) -> tuple[list[Domain
 
 
 def _unsupported(hypervisor: Hypervisor) -> str | None:
+    """Why nothing here can be backed up, such as a libvirt that is too old, or one of containers."""
     try:
         hypervisor.check_backup_support()
     except HypervisorError as error:
-        if error.code != "no_backup_support":
+        if error.code == "libvirt_unreachable":
             raise
         return error.message
     return None
