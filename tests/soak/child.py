@@ -22,8 +22,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMFo
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Request
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BACKUP_ARGUMENTS
 
-Clean = dict[str, Any]
-
 
 def module_params(**given: Any) -> dict[str, Any]:
     """The options of ``vmforge_backup`` as Ansible would hand them over."""
@@ -40,10 +38,11 @@ class Child:
     pid: int
     report: Path
     began: float
+    ended: float | None = None
 
     def seconds(self) -> float:
-        """Since it began."""
-        return time.monotonic() - self.began
+        """How long it ran, or has run."""
+        return (self.ended or time.monotonic()) - self.began
 
     def worker(self) -> int | None:
         """The process that makes the backup, if there is one now."""
@@ -58,6 +57,7 @@ class Child:
         try:
             os.killpg(self.pid, 0)
         except ProcessLookupError:
+            self.ended = self.ended or time.monotonic()
             return False
         return True
 
@@ -77,12 +77,16 @@ class Child:
             os.killpg(self.pid, number)
 
     def result(self) -> dict[str, Any] | None:
-        """What it reported, None if it ended without a word. ``crash`` holds a traceback."""
+        """What it reported, None if it ended without a word."""
         try:
             value: dict[str, Any] = json.loads(self.report.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return None
         return value
+
+    def errors(self) -> str:
+        """What it wrote to stderr: nothing, or a traceback."""
+        return _errors(self.report).read_text() if _errors(self.report).exists() else ""
 
 
 def run_child(params: dict[str, Any], report: Path) -> Child:
@@ -98,13 +102,21 @@ def run_child(params: dict[str, Any], report: Path) -> Child:
     status = 1
     try:
         os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.dup2(os.open(_errors(report), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
         value = _call(params)
         temporary = report.with_name(report.name + ".new")
         temporary.write_text(json.dumps(value))
         temporary.rename(report)
         status = 0
     finally:
+        if status:
+            traceback.print_exc()
         os._exit(status)
+
+
+def _errors(report: Path) -> Path:
+    return report.with_suffix(".stderr")
 
 
 def _call(params: dict[str, Any]) -> dict[str, Any]:
@@ -112,6 +124,4 @@ def _call(params: dict[str, Any]) -> dict[str, Any]:
         outcome = manage_backups(Request(params=params))
     except VMForgeError as error:
         return {"failed": error.message, "code": error.code}
-    except BaseException:  # A traceback is a finding, whatever it is; this process ends with it.
-        return {"crash": traceback.format_exc()}
     return {"failed": outcome.failure, **outcome.values, "warnings": list(outcome.warnings)}

@@ -133,12 +133,22 @@ class Checker:
         names = sorted(path.name for path in (self.backup_dir / self.guest.uuid).iterdir())
         odd = [name for name in names if name != ".lock" and not name.endswith(("Z", ".failed.json"))]
         require(not odd, f"left in the backup directory: {odd}")
-        uploads = self.client.list_multipart_uploads(Bucket=self.s3.bucket).get("Uploads", [])
-        require(not uploads, f"unfinished uploads: {[upload['Key'] for upload in uploads]}")
+        uploads = [upload["Key"] for upload in self.uploads()]
+        require(not uploads, f"unfinished uploads: {uploads}")
         ready = {entry["id"] for entry in self.entries() if "s3" in entry["copies"]}
         pending = {entry["id"] for entry in self.entries() if entry["offsite_pending"]}
         strays = [key for key in self.keys("") if key.split("/")[-2] not in ready | pending]
         require(not strays, f"objects without a backup: {strays}")
+
+    def uploads(self) -> list[dict[str, Any]]:
+        """Multipart uploads that nobody finished."""
+        found: list[dict[str, Any]] = self.client.list_multipart_uploads(Bucket=self.s3.bucket).get("Uploads", [])
+        return found
+
+    def abort(self, upload: dict[str, Any]) -> None:
+        """Remove one of them."""
+        target = {"Bucket": self.s3.bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+        self.client.abort_multipart_upload(**target)
 
     def keys(self, backup_id: str) -> dict[str, int]:
         """Objects below a backup's prefix, or of all of them: key -> size."""
@@ -148,11 +158,11 @@ class Checker:
             found.update({item["Key"]: item["Size"] for item in page.get("Contents", [])})
         return found
 
-    def prove(self, entry: dict[str, Any], bounds: tuple[int, int] | None) -> int:
+    def prove(self, entry: dict[str, Any], bounds: tuple[int, int]) -> int:
         """Prove every copy of a ready backup byte by byte.
 
         Args:
-            bounds: The newest record must lie between these; None where that is not known.
+            bounds: The newest record must lie between these.
 
         Returns:
             The newest record in it.
@@ -161,9 +171,8 @@ class Checker:
         for copy in entry["copies"]:
             directory = Path(entry["path"] or "/nonexistent") if copy == "local" else self._download(entry)
             newest = self._prove_copy(entry, directory, copy)
-            if bounds is not None:
-                low, high = bounds
-                require(low <= newest <= high, f"{entry['id']} ({copy}) holds {newest}, not {low} to {high}")
+            low, high = bounds
+            require(low <= newest <= high, f"{entry['id']} ({copy}) holds {newest}, not {low} to {high}")
         require(entry["copies"], f"{entry['id']} is ready and has no copy")
         return newest
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -39,7 +40,13 @@ def outside() -> int:
         paths = f"{_ROOT / '.collections'}{os.pathsep}{_ROOT}"
         inherited = {_INSIDE: f"{libvirt.holder}:{directory}", "PYTHONPATH": paths, "SEED": str(seed)}
         argv = libvirt.argv([sys.executable, "-m", "tests.soak.soak"])
-        return subprocess.run(argv, env={**os.environ, **inherited}, stdin=subprocess.DEVNULL, check=False).returncode
+        campaign = subprocess.Popen(argv, env={**os.environ, **inherited}, stdin=subprocess.DEVNULL)
+        try:
+            return campaign.wait()
+        finally:
+            # Interrupted: it removes its guest first.
+            campaign.terminate()
+            campaign.wait()
 
 
 @contextlib.contextmanager
@@ -76,6 +83,11 @@ def inside(place: str) -> int:
     return 1 if failed else 0
 
 
+def _leave(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _leave)
     inherited = os.environ.get(_INSIDE)
     sys.exit(inside(inherited) if inherited else outside())
