@@ -8,10 +8,11 @@ if ! command -v apt-get >/dev/null; then
     exit 0
 fi
 set --
-for package in $(sed 's/#.*//' requirements/system.txt); do
+while read -r package; do
+    case $package in '#'* | '') continue ;; esac
     state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
     [ "$state" = installed ] || set -- "$@" "$package"
-done
+done < requirements/system.txt
 [ $# -gt 0 ] || exit 0
 
 if [ "$(id -u)" != 0 ]; then

@@ -1,6 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+# shellcheck shell=dash
 # The whole userland of the tiny guest: loads its drivers, reads its orders from the kernel's command line (bed.*),
 # writes numbered records to its disks or checks them, and says on the serial console what it did.
 #
@@ -28,8 +29,11 @@ while read -r module; do
 done < /modules/order
 
 # Orders, with their defaults.
-mode=idle disks=vda agent=0 fs='' kib=4 slots=1024 base=1 stride=0 mix=0 limit=0 pause=0 sync=1
-for word in $(cat /proc/cmdline); do
+mode="idle" disks=vda agent=0 fs='' kib=4 slots=1024 base=1 stride=0 mix=0 limit=0 pause=0 sync=1
+# Set by name, per disk.
+dev='' S=1
+read -r cmdline < /proc/cmdline
+for word in $cmdline; do
     case $word in
         bed.*=*) key=${word%%=*}; eval "${key#bed.}=\${word#*=}" ;;
     esac
@@ -69,7 +73,7 @@ done
 
 # What record n does: with bed.mix=1 every 5th of 8 zeroes its slot and every 7th of 8 discards it.
 kind() {
-    kind=write
+    kind="write"
     [ "$mix" = 0 ] || case $(($1 % 8)) in 5) kind=zero ;; 7) kind=trim ;; esac
 }
 
@@ -79,7 +83,8 @@ flags=notrunc
 put() {
     i=$((($1 - 1) % D))
     eval "dev=\$dev$i S=\$S$i"
-    at=$((base * 1024 + ($1 - 1) / D * 7919 % S * stride))
+    turn=$((($1 - 1) / D))
+    at=$((base * 1024 + turn * 7919 % S * stride))
     kind "$1"
     case $kind in
         write)
@@ -94,7 +99,7 @@ put() {
             from=/dev/zero ;;
     esac
     # A seek in units of the record would need aligned places; bytes do not.
-    dd if=$from of="$dev" bs="${kib}k" count=1 seek="${at}k" oflag=seek_bytes,direct conv=$flags 2>/run/dd.err ||
+    dd if="$from" of="$dev" bs="${kib}k" count=1 seek="${at}k" oflag=seek_bytes,direct conv=$flags 2>/run/dd.err ||
         die "write of record $1 failed: $(cat /run/dd.err)"
 }
 
@@ -184,7 +189,7 @@ say "ready mode=$mode"
 case $mode in
     check) halt_guest ;;
     writer)
-        while [ "$limit" = 0 ] || [ $n -lt "$limit" ]; do
+        while [ "$limit" = 0 ] || [ "$n" -lt "$limit" ]; do
             n=$((n + 1))
             put $n
             echo "wrote $n"
