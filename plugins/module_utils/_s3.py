@@ -55,7 +55,7 @@ class S3Store(S3Reader):
 
     def learn_checksum(self) -> None:
         """Ask the server now what ``checksum`` tells later. Raises ``S3Error`` where S3 cannot be used at all."""
-        _ = self.checksum
+        _s3_checksum.remember(self.config, self.checksum)
 
     def put(
         self,

@@ -190,7 +190,7 @@ def in_parallel(
 
     threads = max(1, min(parallel, count))
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        running: list[Future[None]] = [pool.submit(worker) for _ in range(threads)]
+        running: list[Future[None]] = [pool.submit(worker) for _thread in range(threads)]
         try:
             for future in as_completed(running):
                 future.result()

@@ -248,7 +248,7 @@ def _free_ports(count: int, *, spread: int) -> list[int]:
     found: list[int] = []
     while len(found) < count:
         port = random.randrange(10_500, 20_000)
-        if port not in found and all(_is_free(candidate) for candidate in {port, port + spread}):
+        if port not in found and all(_is_free(candidate) for candidate in (port, port + spread)):
             found.append(port)
     return found
 

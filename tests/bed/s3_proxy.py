@@ -57,7 +57,7 @@ class Proxy:
     def _accept(self) -> None:
         while not self._closing.is_set():
             try:
-                readable, _, _ = select.select([self._listener], [], [], 0.2)
+                readable, _writable, _broken = select.select([self._listener], [], [], 0.2)
                 if readable:
                     client, _address = self._listener.accept()
                     threading.Thread(target=self._serve, args=(client,), daemon=True).start()

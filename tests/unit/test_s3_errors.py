@@ -89,6 +89,13 @@ def test_no_secret_and_no_whole_key_in_a_message() -> None:
     assert "AKIA1234" not in translated(FakeClientError("InvalidAccessKeyId", 403)).message
 
 
+def test_a_web_servers_page() -> None:
+    page = {"headers": {"content-type": "text/html; charset=utf-8"}}
+    assert translated(FakeClientError("500", 500, **page)).code == "s3_protocol"
+    assert translated(FakeClientError("404", 404, **page)).code == "s3_protocol"
+    assert translated(FakeClientError("502", 502, **page)).code == "s3"
+
+
 def test_errors_of_ours_pass() -> None:
     error = NotFoundError("gone")
     assert _s3_errors.translate(error, "read", CONFIG) is error

@@ -276,6 +276,7 @@ def playbook(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
             "ANSIBLE_LOCAL_TEMP": str(tmp_path / "local"),
             "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_INJECT_INVOCATION": "1",
         }
         command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", *options]
         return subprocess.run(
