@@ -79,6 +79,29 @@ class Step:
         return passed, output, time.monotonic() - begun
 
 
+@dataclass
+class Count:
+    """Tests of all pytest runs together."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def add(self, output: str) -> None:
+        """Add what a run's closing line says."""
+        closing = re.findall(_PYTEST_SUMMARY, output, re.MULTILINE)[-1:]
+        for number, word in re.findall(r"(\d+) (passed|failed|error|skipped)", "".join(closing)):
+            name = "failed" if word == "error" else word
+            setattr(self, name, getattr(self, name) + int(number))
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+
+
+COUNT = Count()
+_PYTEST_SUMMARY = r"^(?:SKIPPED.*|.*\d+ (?:passed|failed|error).* in .*)$"
+
+
 def say(text: str) -> None:
     print(text, flush=True)
 
@@ -93,6 +116,8 @@ def run_steps(title: str, steps: Iterable[Step], jobs: int = 2) -> bool:
             step = running[future]
             passed, output, seconds = future.result()
             say(f"   {'ok    ' if passed else 'FAILED'} {step.name} ({seconds:.1f} s)")
+            if step.summary:
+                COUNT.add(output)
             if not passed:
                 failed.append(step.name)
                 say(output.rstrip())
@@ -183,9 +208,6 @@ def _pytest(environment: Environment, *argv: str, **env: str) -> tuple[list[str]
     return [environment.bin("python"), "-m", "pytest", "-q", *argv], {**_collection_env(environment), **env}
 
 
-_PYTEST_SUMMARY = r"^(?:SKIPPED.*|.*\d+ (?:passed|failed).* in .*)$"
-
-
 def unit() -> bool:
     found = {version: unit_environment(version) for version in UNIT_PYTHONS}
     for version, environment in found.items():
@@ -238,8 +260,11 @@ def main(wanted: Sequence[str]) -> int:
         return 0
     if not wanted or set(wanted) - set(checks):
         raise SystemExit(f"usage: check.py {' '.join(checks)} | build")
+    # All of them, even after a failure: one run tells everything.
     failed = [name for name in wanted if not checks[name]()]
     say(f"== {'FAILED: ' + ', '.join(failed) if failed else 'All passed'} ({time.monotonic() - begun:.0f} s)")
+    if {"unit", "integration"} & set(wanted):
+        say(f"Tests: {COUNT}")
     return 1 if failed else 0
 
 

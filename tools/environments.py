@@ -125,7 +125,7 @@ def _system_cryptography() -> tuple[str, ...]:
     """Keep to the distribution's version: a newer one would break its pyOpenSSL, on which its boto3 builds."""
     code = "import importlib.metadata as m; print(m.version('cryptography'))"
     asked = subprocess.run([str(SYSTEM_PYTHON), "-c", code], capture_output=True, text=True, check=False)
-        # A newer cryptography would hide the distribution's, and break the pyOpenSSL that its boto3 builds on.
+    return () if asked.returncode else (f"cryptography=={asked.stdout.strip()}",)
 
 
 def core_environment(core: str) -> Environment | None:
