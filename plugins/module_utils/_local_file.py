@@ -6,12 +6,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable
 
+from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import (
+    aligned_buffer,
+    read_at,
+    set_direct,
+    write_at,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import StorageError
 from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors
 
@@ -32,14 +39,14 @@ class LocalFile:
         self.path = path
         with storage_errors(f"creating {path}"):
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            # A backup would only push out of the page cache what guests and others have there.
+            set_direct(self._descriptor, True)
 
     def write_part(self, offset: int, data: memoryview) -> None:
         """Write one part at its place, and let the kernel start on writing it out."""
         with storage_errors(f"writing {self.path}"):
-            written = 0
-            while written < len(data):
-                written += os.pwrite(self._descriptor, data[written:], offset + written)
-            # Starts writeback now, so that the fsync at the end is short, and the page cache is left to others.
+            write_at(self._descriptor, data, offset)
+            # Without direct I/O this starts writeback now, so that the fsync at the end is short.
             os.posix_fadvise(self._descriptor, offset, len(data), os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:
@@ -75,38 +82,62 @@ def reread(
     Raises:
         StorageError: The disk gives back something else; names the part.
     """
-    whole = hashlib.sha256()
+    digests = _Digests(path, part_size, parts)
     with storage_errors(f"reading {path}"), path.open("rb", buffering=0) as stream:
         # What is in the page cache proves nothing about the disk.
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            blocks = (bytearray(min(_BLOCK_SIZE, part_size)), bytearray(min(_BLOCK_SIZE, part_size)))
-            pending = None
-            turn = 0
-            for number, expected in enumerate(parts):
-                part, left = hashlib.sha256(), part_size
-                while left:
-                    check()
-                    view = memoryview(blocks[turn])[: min(left, len(blocks[turn]))]
-                    count = stream.readinto(view) or 0
-                    if not count:
-                        break
-                    if pending is not None:
-                        pending.result()
-                    pending = pool.submit(whole.update, view[:count])
-                    part.update(view[:count])
-                    left -= count
-                    advance(count)
-                    turn = 1 - turn
-                if part.digest() != expected:
-                    raise StorageError(
-                        f"{path} reads back differently from what was written, in part {number + 1} at offset "
-                        f"{number * part_size}: the disk or its controller is faulty. The backup was discarded.",
-                        code="reread_mismatch",
-                    )
-            if pending is not None:
-                pending.result()
-            if stream.read(1):
-                raise StorageError(f"{path} is longer than what was written.", code="reread_mismatch")
-    return whole.hexdigest()
+        set_direct(stream.fileno(), True)
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            # A block never reaches into two parts.
+            for block in _read_ahead(stream.fileno(), math.gcd(part_size, _BLOCK_SIZE), pool):
+                check()
+                digests.update(block, pool)
+                advance(len(block))
+    return digests.finish()
+
+
+def _read_ahead(descriptor: int, size: int, pool: Executor) -> Iterator[memoryview]:
+    """Yield block after block to the end; each is valid until the next step, during which the one after is read."""
+    buffers = [memoryview(aligned_buffer(size)) for _ in range(2)]
+    offset = turn = 0
+    pending = pool.submit(read_at, descriptor, buffers[turn], offset)
+    while count := pending.result():
+        block = buffers[turn][:count]
+        offset, turn = offset + size, 1 - turn
+        pending = pool.submit(read_at, descriptor, buffers[turn], offset)
+        yield block
+
+
+class _Digests:
+    """The whole file's and each part's, side by side; a part that differs is told at its end."""
+
+    def __init__(self, path: Path, part_size: int, parts: Sequence[bytes]) -> None:
+        self._path, self._part_size, self._parts = path, part_size, parts
+        self._whole, self._part = hashlib.sha256(), hashlib.sha256()
+        self._number = self._filled = 0
+
+    def update(self, block: memoryview, pool: Executor) -> None:
+        whole = pool.submit(self._whole.update, block)
+        self._part.update(block)
+        whole.result()
+        self._filled += len(block)
+        if self._filled == self._part_size:
+            self._compare()
+
+    def finish(self) -> str:
+        """The hexadecimal digest of the whole, which is as long as it should be."""
+        while self._filled or self._number < len(self._parts):
+            self._compare()
+        return self._whole.hexdigest()
+
+    def _compare(self) -> None:
+        if self._number >= len(self._parts):
+            raise StorageError(f"{self._path} is longer than what was written.", code="reread_mismatch")
+        if self._part.digest() != self._parts[self._number]:
+            raise StorageError(
+                f"{self._path} reads back differently from what was written, in part {self._number + 1} at offset "
+                f"{self._number * self._part_size}: the disk or its controller is faulty. The backup was discarded.",
+                code="reread_mismatch",
+            )
+        self._part = hashlib.sha256()
+        self._number, self._filled = self._number + 1, 0

@@ -9,6 +9,7 @@ header of an image is known last.
 
 from __future__ import annotations
 
+import mmap
 from typing import Callable, Union
 
 MIN_PART_SIZE = 16 << 20
@@ -17,6 +18,7 @@ MAX_PARTS = 10_000
 _STEP = 1 << 20
 
 Buffer = Union[bytes, bytearray, memoryview]
+PartBuffer = Union[bytearray, mmap.mmap]
 
 
 def choose_part_size(expected_bytes: int) -> int:
@@ -40,8 +42,8 @@ class PartCutter:
         *,
         part_size: int,
         hole: int,
-        take: Callable[[], bytearray],
-        emit: Callable[[int, bytearray, int], None],
+        take: Callable[[], PartBuffer],
+        emit: Callable[[int, PartBuffer, int], None],
     ) -> None:
         self._part_size = part_size
         self._hole = hole

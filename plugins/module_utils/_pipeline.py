@@ -21,9 +21,10 @@ from queue import Empty, Queue
 from typing import Callable, Protocol
 
 from ansible_collections.vmforge.backup.plugins.module_utils._compress import make_compressor
+from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import aligned_buffer
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError
 from ansible_collections.vmforge.backup.plugins.module_utils._model import Extent
-from ansible_collections.vmforge.backup.plugins.module_utils._parts import MIN_PART_SIZE, PartCutter
+from ansible_collections.vmforge.backup.plugins.module_utils._parts import MIN_PART_SIZE, PartBuffer, PartCutter
 from ansible_collections.vmforge.backup.plugins.module_utils._qcow2 import CLUSTER_SIZE, ImageWriter
 
 _ZERO_CLUSTER = bytes(CLUSTER_SIZE)
@@ -187,11 +188,11 @@ class ImageStream:
         # Small parts: enough that a slow upload does not stall the readers. Large parts: three, as little as works.
         self._part_workers = 4 if settings.part_size <= MIN_PART_SIZE else 2
         count = self._part_workers + 2 if settings.part_size <= MIN_PART_SIZE else 3
-        self._buffers: Queue[bytearray] = Queue()
-        for _ in range(count):
-            self._buffers.put(bytearray(settings.part_size))
+        self._buffers: Queue[PartBuffer] = Queue()
+        # Made when first needed: a small disk needs one.
+        self._unmade = count
         self._parts: dict[int, bytes] = {}
-        self._queue: Queue[tuple[int, bytearray, int] | None] = Queue()
+        self._queue: Queue[tuple[int, PartBuffer, int] | None] = Queue()
         self._lock = threading.Lock()
         self._cutter = PartCutter(part_size=settings.part_size, hole=CLUSTER_SIZE, take=self._take, emit=self._emit)
         self._writer = ImageWriter(
@@ -258,14 +259,18 @@ class ImageStream:
         finally:
             reader.close()
 
-    def _take(self) -> bytearray:
+    def _take(self) -> PartBuffer:
+        """A free buffer, for the cutter, which is used by one thread at a time."""
+        if self._buffers.empty() and self._unmade:
+            self._unmade -= 1
+            return aligned_buffer(self._settings.part_size)
         while True:
             try:
                 return self._buffers.get(timeout=_WAIT_SECONDS)
             except Empty:
                 self._stop.check()
 
-    def _emit(self, number: int, buffer: bytearray, length: int) -> None:
+    def _emit(self, number: int, buffer: PartBuffer, length: int) -> None:
         self._queue.put((number, buffer, length))
 
     def _work(self) -> None:
