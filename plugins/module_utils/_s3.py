@@ -12,12 +12,13 @@ from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils import _s3_checksum, _s3_delete, _s3_files
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Error
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import PartBody, accepts, botocore_errors
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import PartBody, botocore_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import check_key
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
     DENIED,
     EXISTS,
     error_code,
+    is_unsupported,
     translate,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_multipart import MultipartUpload
@@ -89,17 +90,22 @@ class S3Store(S3Reader):
             found = self._refuse_existing(key, digest)
             if found is not None:
                 return StoredObject(key, found.size, found.version_id, found.etag)
-            if accepts(self._client, "PutObject", "IfNoneMatch"):
-                request["IfNoneMatch"] = "*"
+            request["IfNoneMatch"] = "*"
+        answer = self._put(request, PartBody(data, sha256=raw) if data else b"", digest)
+        return StoredObject(key, len(data), answer.get("VersionId"), answer.get("ETag", "").strip('"'))
+
+    def _put(self, request: dict[str, Any], body: Any, digest: str) -> Any:
+        key = request["Key"]
         try:
-            answer = self._client.put_object(Body=PartBody(data, sha256=raw) if data else b"", **request)
+            return self._patient.put_object(Body=body, **request)
         except botocore_errors() as error:
             if error_code(error) == "PreconditionFailed" and self._is_ours(key, digest):
                 # The first attempt did write it; only its answer was lost.
-                answer = {}
-            else:
-                raise translate(error, f"write '{key}'", self.config) from None
-        return StoredObject(key, len(data), answer.get("VersionId"), answer.get("ETag", "").strip('"'))
+                return {}
+            if is_unsupported(error) and request.pop("IfNoneMatch", None):
+                # Servers without conditional writes: having looked must do.
+                return self._put(request, body, digest)
+            raise translate(error, f"write '{key}'", self.config) from None
 
     def delete(self, key: str) -> Deletion:
         """Remove an object with all its versions and delete markers, and see that it is gone.
@@ -129,7 +135,7 @@ class S3Store(S3Reader):
         options = self._object_options(key, None, content_type, metadata)
         del options["Bucket"], options["Key"]
         checksum = self.checksum
-        return MultipartUpload(self._patient, self.config, key, options, checksum)
+        return MultipartUpload(self._patient, self._client, self.config, key, options, checksum)
 
     def abort_multiparts(self, prefix: str, *, older_than: datetime | None = None) -> Sequence[Unfinished]:
         """Abort unfinished uploads begun before a time (all without one) and see that they are gone; returns them.

@@ -15,8 +15,12 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import translate
 
 _SIGNER = "vmforge-s3v4"
-# The timeout of connecting is also that of sending one block of a body: keep it generous for slow uplinks.
-_CONNECT_TIMEOUT = 30
+# Misconfiguration should show in seconds, but an upload that has run for hours must outlive a restart of the server.
+_QUICK_ATTEMPTS = 4
+_PATIENT_ATTEMPTS = 10
+# The timeout of connecting is also that of sending one block of a body: generous for parts on slow uplinks.
+_QUICK_CONNECT = 10
+_PATIENT_CONNECT = 30
 _READ_TIMEOUT = 120
 _SYSTEM_CA = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 _BLOCK = 128 * 1024
@@ -94,8 +98,11 @@ class ClientMaker:
         except botocore.exceptions.BotoCoreError as error:
             raise translate(error, "open a session", config) from None
 
-    def make(self, attempts: int) -> Any:
-        """Make a thread-safe client that tries each request so often, with botocore's adaptive backoff in between.
+    def make(self, *, patient: bool) -> Any:
+        """Make a thread-safe client that repeats what fails, with botocore's adaptive backoff in between.
+
+        Args:
+            patient: Whether to try for minutes, for transfers, or to tell within seconds what is wrong.
 
         Raises:
             S3Error: The credentials cannot be used.
@@ -109,11 +116,12 @@ class ClientMaker:
                     region_name=config.region or self._session.region_name or "us-east-1",
                     use_ssl=config.ssl,
                     verify=_trust(config),
-                    config=_settings(config, attempts, self._connections),
+                    config=_settings(config, patient, self._connections),
                 )
             except (botocore.exceptions.BotoCoreError, ValueError) as error:
                 raise translate(error, "open a session", config) from None
         _sign_known_payloads(client)
+        _allow_only_new(client)
         if config.endpoint:
             client.meta.events.register("before-call.s3", _follow_no_region)
         return client
@@ -155,12 +163,12 @@ def _session(config: S3Config) -> Any:
     )
 
 
-def _settings(config: S3Config, attempts: int, connections: int) -> Any:
+def _settings(config: S3Config, patient: bool, connections: int) -> Any:
     wanted: dict[str, Any] = {
         "signature_version": "s3v4",
         "s3": {"addressing_style": "path" if config.path_style else ("virtual" if config.endpoint else "auto")},
-        "retries": {"mode": "adaptive", "total_max_attempts": attempts},
-        "connect_timeout": _CONNECT_TIMEOUT,
+        "retries": {"mode": "adaptive", "total_max_attempts": _PATIENT_ATTEMPTS if patient else _QUICK_ATTEMPTS},
+        "connect_timeout": _PATIENT_CONNECT if patient else _QUICK_CONNECT,
         "read_timeout": _READ_TIMEOUT,
         "max_pool_connections": connections,
     }
@@ -211,3 +219,19 @@ def _follow_no_region(params: Any, **_event: Any) -> None:
     Away from AWS a 301 comes from a web server, for instance to https, tells no region, and botocore asks without end.
     """
     params["context"].setdefault("s3_redirect", {})["redirected"] = True
+
+
+def _allow_only_new(client: Any) -> None:
+    """Teach PutObject of every boto3 the parameter IfNoneMatch, which it knows only since 1.35."""
+    if not accepts(client, "PutObject", "IfNoneMatch"):
+        client.meta.events.register("before-parameter-build.s3.PutObject", _take_if_none_match)
+        client.meta.events.register("before-call.s3.PutObject", _send_if_none_match)
+
+
+def _take_if_none_match(params: Any, context: Any, **_event: Any) -> None:
+    context["vmforge_if_none_match"] = params.pop("IfNoneMatch", None)
+
+
+def _send_if_none_match(params: Any, context: Any, **_event: Any) -> None:
+    if context.get("vmforge_if_none_match"):
+        params["headers"]["If-None-Match"] = context["vmforge_if_none_match"]

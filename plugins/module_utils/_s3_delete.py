@@ -151,10 +151,14 @@ def _confirm(store: S3Reader, plan: DeletionPlan, versions: tuple[str, ...]) -> 
 
 def _exists(store: S3Reader, key: str) -> bool | None:
     """Whether an object is there; None where the keys have no right to know."""
-    for look in (lambda: store.head(key) is not None, lambda: any(found.key == key for found in store.list(key))):
-        try:
-            return look()
-        except S3Error as error:
-            if error.code != DENIED:
-                raise
+    try:
+        return store.head(key) is not None
+    except S3Error as error:
+        if error.code != DENIED:
+            raise
+    try:
+        return any(found.key == key for found in store.list(key))
+    except S3Error as error:
+        if error.code != DENIED:
+            raise
     return None

@@ -20,6 +20,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     NotFoundError,
     S3Error,
     StorageError,
+    VMForgeError,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import CORRUPT
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_multipart import MAX_PARTS, MIN_PART_SIZE
@@ -151,9 +152,16 @@ def _upload_parts(
         upload.upload_part(number, data, sha256=digest)
 
     try:
-        in_parallel(reader.count, parallel, reader.part_size, send, on_error=upload.abort)
+        in_parallel(reader.count, parallel, reader.part_size, send, on_error=upload.stop)
         check()
         return upload.complete()
+    except VMForgeError as error:
+        try:
+            upload.abort()
+        except S3Error as second:
+            # The first failure is the one to be understood, but both must be known.
+            raise S3Error(f"{error.message} Moreover: {second.message}", code=error.code) from None
+        raise
     except BaseException:
         upload.abort()
         raise

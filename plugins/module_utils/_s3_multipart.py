@@ -40,15 +40,19 @@ class MultipartUpload:
 
     Args:
         client: A boto3 client that keeps trying for long: the parts before are worth it.
+        quick: One that does not, to abort with.
         config: Where.
         key: The object to be.
         options: What else CreateMultipartUpload is given: content type, encryption, lock and so on.
         checksum: ``sha256`` or ``md5``, see ``_s3_checksum``.
     """
 
-    def __init__(self, client: Any, config: S3Config, key: str, options: Mapping[str, Any], checksum: str) -> None:
+    def __init__(
+        self, client: Any, quick: Any, config: S3Config, key: str, options: Mapping[str, Any], checksum: str
+    ) -> None:
         self.key = key
         self._client = client
+        self._quick = quick
         self._config = config
         self._checksum = checksum
         self._target = {"Bucket": config.bucket, "Key": key}
@@ -114,6 +118,10 @@ class MultipartUpload:
         self._done = StoredObject(key=self.key, size=size, version_id=version, etag=etag)
         return self._done
 
+    def stop(self) -> None:
+        """Let parts under way end at once; to be followed by :meth:`abort`."""
+        self._stopped.set()
+
     def abort(self) -> None:
         """Give the upload up: parts under way stop sending, those stored are removed. May be called again.
 
@@ -122,10 +130,10 @@ class MultipartUpload:
         """
         if self._done is not None:
             return
-        self._stopped.set()
+        self.stop()
         try:
             for _round in range(_ABORT_ROUNDS):
-                self._client.abort_multipart_upload(UploadId=self.upload_id, **self._target)
+                self._quick.abort_multipart_upload(UploadId=self.upload_id, **self._target)
                 # A part that was on its way may arrive after the abort and stay, says the API's page: look again.
                 with self._idle:
                     self._idle.wait_for(lambda: self._busy == 0, timeout=_ABORT_WAIT)
@@ -196,7 +204,7 @@ class MultipartUpload:
     def _is_gone(self) -> bool:
         """Whether the server knows the upload no more; taken as such where keys have no right to ask."""
         try:
-            answer = self._client.list_parts(UploadId=self.upload_id, **self._target)
+            answer = self._quick.list_parts(UploadId=self.upload_id, **self._target)
         except botocore.exceptions.ClientError as error:
             if error_code(error) == "NoSuchBucket":
                 raise

@@ -24,9 +24,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import NO_VERSION, ObjectInfo, Unfinished
 
-# Misconfiguration should show in seconds, but an upload that has run for hours must outlive a restart of the server.
-_QUICK_ATTEMPTS = 4
-_PATIENT_ATTEMPTS = 10
 _DOWNLOAD_TRIES = 4
 
 
@@ -36,7 +33,7 @@ class S3Reader:
     def __init__(self, config: S3Config, *, connections: int = 16) -> None:
         self.config = config
         self._maker = ClientMaker(config, connections)
-        self._client = self._maker.make(_QUICK_ATTEMPTS)
+        self._client = self._maker.make(patient=False)
         self._second: Any = None
         self._lock = threading.Lock()
         self._bucket_seen = False
@@ -47,7 +44,7 @@ class S3Reader:
         """A client for long transfers; made when the first one begins."""
         with self._lock:
             if self._second is None:
-                self._second = self._maker.make(_PATIENT_ATTEMPTS)
+                self._second = self._maker.make(patient=True)
             return self._second
 
     def close(self) -> None:

@@ -8,9 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
+from ansible_collections.vmforge.backup.plugins.module_utils import _s3_checksum
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Error
 from tests.bed.s3 import S3Server
 
@@ -157,6 +161,27 @@ def test_keys_that_may_only_write(seaweed: S3Server, make_store: MakeStore) -> N
     full = make_store(seaweed)
     assert sorted(info.key for info in full.list(full.config.prefix)) == sorted([key, upload.key])
     assert full.list_multiparts(full.config.prefix) == []
+
+
+def test_keys_that_may_not_even_abort(
+    seaweed: S3Server, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(_s3_checksum, "_known", {})
+    store = make_store(seaweed, seaweed.write_only)
+    # SeaweedFS lets everybody abort who may put; AWS does not.
+    answer = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+
+    def deny(**_request: Any) -> None:
+        raise ClientError(answer, "AbortMultipartUpload")
+
+    monkeypatch.setattr(store._client, "abort_multipart_upload", deny)
+    assert store.put(store.config.key("x"), b"x").size == 1
+    source = tmp_path / "source"
+    source.write_bytes(bytes(6 * 1024 * 1024))
+    digests = [hashlib.sha256(bytes(5 * 1024 * 1024)).digest(), bytes(32)]
+    with pytest.raises(S3Error, match=r"Part 2 .* Moreover: .*parts may be left"):
+        store.upload_file(store.config.key("y"), str(source), part_size=5 * 1024 * 1024, part_sha256=digests)
+    make_store(seaweed).abort_multiparts(store.config.prefix)
 
 
 def test_keys_that_may_only_delete(seaweed: S3Server, make_store: MakeStore, bucket: MakeBucket) -> None:

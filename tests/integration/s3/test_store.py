@@ -83,6 +83,42 @@ def test_only_if_absent(store: S3Store) -> None:
     assert store.get(key, max_size=10) == b"first"
 
 
+def test_only_one_of_many_writers_wins(seaweed: S3Server, make_store: MakeStore) -> None:
+    key = make_store(seaweed).config.key("race")
+    stores = [make_store(seaweed) for _writer in range(4)]
+    begin = threading.Barrier(len(stores))
+    codes: list[str] = []
+
+    def write(store: S3Store, data: bytes) -> None:
+        begin.wait()
+        try:
+            store.put(key, data, only_if_absent=True)
+            codes.append("won")
+        except S3Error as error:
+            codes.append(error.code)
+
+    threads = [threading.Thread(target=write, args=(store, b"%d" % at)) for at, store in enumerate(stores)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(codes) == ["s3_exists"] * 3 + ["won"]
+
+
+def test_only_if_absent_is_the_servers_word_too(
+    seaweed: S3Server, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(seaweed)
+    key = store.config.key("conditional")
+    store.put(key, b"first")
+    monkeypatch.setattr(store, "_refuse_existing", lambda *_arguments: None)
+    with pytest.raises(S3Error) as caught:
+        store.put(key, b"second", only_if_absent=True)
+    assert caught.value.code == "s3_exists"
+    assert store.put(key, b"first", only_if_absent=True).size == 5
+    assert store.get(key, max_size=10) == b"first"
+
+
 ODD_NAMES = (
     "with space",
     "plus+and&percent%25",
@@ -315,7 +351,7 @@ def test_known_digests_are_signed_and_not_computed_again(
 ) -> None:
     store = make_store(seaweed)
     seen: list[str] = []
-    store._client.meta.events.register(
+    store._patient.meta.events.register(
         "before-send.s3.PutObject", lambda request, **_more: seen.append(request.headers["X-Amz-Content-SHA256"])
     )
     reads: list[int] = []
