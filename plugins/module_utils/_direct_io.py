@@ -37,20 +37,22 @@ def write_at(descriptor: int, data: memoryview, offset: int) -> None:
     """Write all of it. Raises ``OSError``."""
     written = 0
     while written < len(data):
+        direct = _is_direct(descriptor)
         try:
             written += os.pwrite(descriptor, data[written:], offset + written)
         except OSError as error:
-            _without_direct(descriptor, error)
+            _without_direct(descriptor, error, direct)
 
 
 def read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
     """Read as much as there is, at most a buffer full. Raises ``OSError``."""
     count = 0
     while count < len(buffer):
+        direct = _is_direct(descriptor)
         try:
             got = os.preadv(descriptor, [buffer[count:]], offset + count)
         except OSError as error:
-            _without_direct(descriptor, error)
+            _without_direct(descriptor, error, direct)
             continue
         if not got:
             break
@@ -58,7 +60,15 @@ def read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
     return count
 
 
-def _without_direct(descriptor: int, error: OSError) -> None:
-    """Go on through the page cache where a place or a length is not aligned as the file system wants it."""
-    if error.errno != errno.EINVAL or not set_direct(descriptor, False):
+def _is_direct(descriptor: int) -> bool:
+    return bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT)
+
+
+def _without_direct(descriptor: int, error: OSError, was_direct: bool) -> None:
+    """Go on through the page cache where a place or a length is not aligned as the file system wants it.
+
+    Another thread may have found that out already, so what counts is how this call was made.
+    """
+    if error.errno != errno.EINVAL or not was_direct:
         raise error
+    set_direct(descriptor, False)
