@@ -4,7 +4,7 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/sh
 PYTHON := /usr/bin/python3
 
-.PHONY: help deps link lint unit integration test demo demo-clean build clean
+.PHONY: help deps link lint unit integration test soak bench demo demo-clean build clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
@@ -26,6 +26,13 @@ integration: deps ## Real guests, real S3 servers, every supported ansible-core
 
 test: deps ## All of it: lint, unit, integration
 	@$(PYTHON) tools/check.py lint unit integration
+
+soak: deps ## Random campaigns against a guest: ROUNDS=20 or MINUTES=, SEED=
+	@$(PYTHON) tools/environments.py exec -m tests.soak.soak
+
+bench: deps ## Speed against others and against the machine's limits: ROUNDS=5, SIZE=4 (GiB)
+	@tools/deps.sh requirements/bench.txt
+	@$(PYTHON) tools/environments.py exec -m tests.bench.bench
 
 demo: deps ## Back up a running guest of its own, and prove the copy
 	@$(PYTHON) demo run

@@ -160,7 +160,17 @@ def link() -> Path:
     return collections
 
 
-if __name__ == "__main__":
-    if sys.argv[1:] != ["link"]:
-        raise SystemExit("usage: environments.py link")
+def main(argv: list[str]) -> None:
+    """``link``; or ``exec ARGUMENTS``, which runs the system's Python with libraries and tools of the tests."""
+    if argv[:1] not in (["link"], ["exec"]):
+        raise SystemExit("usage: environments.py link | exec PYTHON-ARGUMENTS")
     link()
+    if argv[0] == "exec":
+        environment = core_environment(CORES[0])
+        assert environment is not None
+        os.chdir(ROOT)
+        os.execv(environment.make().bin("python"), ["python", *argv[1:]])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
