@@ -160,6 +160,8 @@ def _explain(error: BaseException, config: S3Config) -> tuple[str, str]:
         special = _SPECIAL.get(name)
         if special is not None:
             return special(error, config)
+        if name in _LOCAL and _LOCAL[name][0] == "s3_credentials":
+            return _LOCAL[name]
         if name in _LOCAL:
             return _suspect_tls(config) or _LOCAL[name]
     # botocore passes a page of a web server off as an answer with the status 500. Gateways' own errors are above that.

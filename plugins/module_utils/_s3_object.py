@@ -21,6 +21,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
 from ansible_collections.vmforge.backup.plugins.module_utils._model import parse_duration
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import OCTETS, S3Store
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_cancel import cancelled_by_signals
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3_ARGUMENTS, S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import CORRUPT, DENIED
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_files import file_sha256
@@ -105,7 +106,8 @@ def keep_object(request: Request) -> Outcome:
         raise InputError(f"Option part_size: {params['part_size']} bytes are too few, S3 wants at least 5M.")
     task = _Task(params, S3Config.from_params(params), request.check_mode)
     steps = {"present": _present, "absent": _absent, "downloaded": _downloaded, "reaped": _reaped}
-    return steps[params["state"]](task)
+    with cancelled_by_signals():
+        return steps[params["state"]](task)
 
 
 def _present(task: _Task) -> Outcome:

@@ -16,6 +16,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
     NO_S3,
     PROTOCOL,
+    error_code,
     http_status,
     is_denied,
     is_missing,
@@ -205,6 +206,9 @@ class S3Reader:
                     raise S3Error(f"Cannot {action} in {self.config.where}: that is no listing. {NO_S3}", code=PROTOCOL)
                 yield page
         except botocore_errors() as error:
+            if operation == "list_multipart_uploads" and error_code(error) == "NoSuchUpload":
+                # What rclone says before the first upload to a bucket.
+                return
             raise translate(error, f"{action} under '{request.get('Prefix', '')}'", self.config) from None
         if page.get("IsTruncated") and not any(page.get(name) for name in ("NextContinuationToken", "NextKeyMarker")):
             raise S3Error(f"Cannot {action} in {self.config.where}: the server's answer ends in the middle.")

@@ -80,6 +80,14 @@ def test_missing_bucket_is_no_empty_one(seaweed: S3Server, make_store: MakeStore
 
 
 @pytest.mark.usefixtures("no_waiting")
+def test_no_upload_ever(make_store: MakeStore, tmp_path: Path) -> None:
+    with rclone(tmp_path) as fresh:
+        store = make_store(fresh)
+        assert store.list_multiparts("") == []
+        assert store.abort_multiparts("") == []
+
+
+@pytest.mark.usefixtures("no_waiting")
 def test_nothing_listens(make_store: MakeStore, simple: S3Server) -> None:
     error = failure(make_store(simple, s3_endpoint="http://127.0.0.1:1"))
     assert error.code == "s3_unreachable"

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
@@ -222,6 +225,45 @@ def test_bad_input(simple: S3Server, options: dict[str, Any], words: str) -> Non
     with pytest.raises(VMForgeError) as caught:
         keep_object(Request(params))
     assert words in caught.value.message
+
+
+STOPPABLE = """
+import json, sys
+import tests.conftest
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError
+from ansible_collections.vmforge.backup.plugins.module_utils._module import Request
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_object import keep_object
+try:
+    keep_object(Request(json.load(sys.stdin)))
+except CancelledError as error:
+    print(error.message)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_upload_that_is_stopped_leaves_no_part(
+    server: S3Server, make_store: MakeStore, tmp_path: Path, number: signal.Signals
+) -> None:
+    store = make_store(server)
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        file.truncate(256 * MIB)
+    options = {"s3_prefix": store.config.prefix, "key": "big", "src": str(source), "part_size": "5M", "parallel": 1}
+    params = checked(OBJECT_ARGUMENTS, server.params(**options))
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPABLE], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin is not None
+        json.dump(params, child.stdin)
+        child.stdin.close()
+        while child.poll() is None and not store.list_multiparts(store.config.key("big")):
+            time.sleep(0.02)
+        child.send_signal(number)
+        assert child.stdout is not None
+        output = child.stdout.read()
+    assert f"stopped by {number.name}" in output
+    assert store.list_multiparts(store.config.prefix) == []
+    assert store.list(store.config.prefix) == []
 
 
 def test_few_rights(seaweed: S3Server, prefix: str) -> None:
