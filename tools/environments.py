@@ -169,7 +169,8 @@ def main(argv: list[str]) -> None:
         environment = core_environment(CORES[0])
         assert environment is not None
         os.chdir(ROOT)
-        os.execv(environment.make().bin("python"), ["python", *argv[1:]])
+        python = environment.make().bin("python")
+        os.execv(python, [python, *argv[1:]])
 
 
 if __name__ == "__main__":
