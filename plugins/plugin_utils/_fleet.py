@@ -69,8 +69,11 @@ def assign(located: Mapping[str, Mapping[str, Any]], wanted: Iterable[str]) -> A
         elif answer:
             assignment.silent.append(_silence(node, answer))
     assignment.names = {item.uuid: item.name for item in found}
+    places: dict[str, list[Found]] = {}
+    for item in found:
+        places.setdefault(item.uuid, []).append(item)
     for uuid in _resolve(assignment, found, list(wanted)):
-        _place(assignment, [item for item in found if item.uuid == uuid])
+        _place(assignment, places[uuid])
     return assignment
 
 
