@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import warnings
 from typing import Any
 
-from ansible_collections.vmforge.backup.plugins.module_utils._deps import boto3, botocore, need
+from ansible_collections.vmforge.backup.plugins.module_utils._deps import botocore, need
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import translate
 
@@ -110,10 +111,10 @@ class ClientMaker:
         config = self._config
         with _client_lock:  # Making clients is not thread-safe in botocore, using them is.
             try:
-                client = self._session.client(
+                client = self._session.create_client(
                     "s3",
                     endpoint_url=config.endpoint,
-                    region_name=config.region or self._session.region_name or "us-east-1",
+                    region_name=config.region or self._session.get_config_variable("region") or "us-east-1",
                     use_ssl=config.ssl,
                     verify=_trust(config),
                     config=_settings(config, patient, self._connections),
@@ -148,19 +149,22 @@ def accepts(client: Any, operation: str, parameter: str) -> bool:
 
 
 def _session(config: S3Config) -> Any:
+    session = botocore.session.Session(profile=config.profile)
+    session.register_component("data_loader", _loader())
     if not config.access_key:
-        return boto3.Session(profile_name=config.profile)
+        return session
     # With keys given, nothing that lies on the host may interfere: no profile from the environment, no config files.
-    core = botocore.session.Session()
     for name, value in (("profile", None), ("config_file", os.devnull), ("credentials_file", os.devnull)):
         provider = botocore.configprovider.ConstantProvider(value)
-        core.get_component("config_store").set_config_provider(name, provider)
-    return boto3.Session(
-        botocore_session=core,
-        aws_access_key_id=config.access_key,
-        aws_secret_access_key=config.secret_key,
-        aws_session_token=config.session_token,
-    )
+        session.get_component("config_store").set_config_provider(name, provider)
+    session.set_credentials(config.access_key, config.secret_key, config.session_token)
+    return session
+
+
+@functools.cache
+def _loader() -> Any:
+    """Reads S3's description, which takes longer than all else, once per process."""
+    return botocore.loaders.create_loader()
 
 
 def _settings(config: S3Config, patient: bool, connections: int) -> Any:
