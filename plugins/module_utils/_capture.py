@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Callable
@@ -34,6 +35,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._source import Sour
 from ansible_collections.vmforge.backup.plugins.module_utils._target import BackupTarget
 
 _WATCH_SECONDS = 0.5
+_REASON_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,7 @@ class Capture:
                 definitions = read_definitions(self.domain, self.spec)
                 opened = [self._open(disk, source.exports[disk.target]) for disk in self.disks]
                 self._check_space(opened)
-                self._stream(source, opened)
-                source.confirm()
+                self._read(source, opened)
             self._verify()
         finally:
             for written, _record in self._written:
@@ -126,6 +127,19 @@ class Capture:
             for item in opened:
                 self._stream_disk(item, limit)
         self.stop.check()
+
+    def _read(self, source: Source, opened: Sequence[_OpenDisk]) -> None:
+        """Stream, and make sure that all of it was of one instant."""
+        try:
+            self._stream(source, opened)
+        except SourceError:
+            # Why it went away says more than that it did; libvirt knows it a moment later than we.
+            deadline = time.monotonic() + _REASON_SECONDS
+            while time.monotonic() < deadline:
+                source.confirm()
+                time.sleep(0.1)
+            raise
+        source.confirm()
 
     def _ticker(self, *calls: Callable[[], None]) -> Ticker:
         return Ticker(_WATCH_SECONDS, calls, self.stop)

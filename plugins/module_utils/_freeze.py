@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import NotFoundError, VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain, Hypervisor
 
 _ARM, _DISARM = b"A", b"D"
@@ -77,7 +77,11 @@ class ThawWatchdog:
         until = time.monotonic() + _TRY_SECONDS
         while True:
             try:
-                Domain(Hypervisor(self._uri), self._uuid, self._uuid).thaw()
+                domain = Domain(Hypervisor(self._uri), self._uuid, self._uuid)
+                if domain.state().active:
+                    domain.thaw()
+                return
+            except NotFoundError:
                 return
             except VMForgeError as error:
                 if time.monotonic() > until:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import StorageError, VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_error
 from ansible_collections.vmforge.backup.plugins.module_utils._model import format_bytes
 from ansible_collections.vmforge.backup.plugins.module_utils._pipeline import Stop
 
@@ -45,8 +46,11 @@ class Ticker:
             try:
                 for call in self._calls:
                     call()
-            except (VMForgeError, OSError) as error:
+            except VMForgeError as error:
                 self._stop.fail(error)
+                return
+            except OSError as error:
+                self._stop.fail(storage_error("watching the backup", error))
                 return
 
 

@@ -27,7 +27,8 @@ T = TypeVar("T")
 DEFAULT_URI = "qemu:///system"
 # virDomainBackupBegin came with libvirt 6.0; without incremental backup support in QEMU it is refused before 7.2.
 _MIN_LIBVIRT = 6_000_000
-_ABORT_SECONDS = 60.0
+# A domain that powers itself off during a job lets go of it only after half a minute (seen, libvirt 9.0).
+_ABORT_SECONDS = 120.0
 _RECONNECT_SECONDS, _RECONNECT_PAUSE = 30.0, 0.5
 _AGENT_CHANNEL = ".//channel/target[@name='org.qemu.guest_agent.0'][@state='connected']"
 
@@ -268,7 +269,7 @@ class Domain:
         """End the backup job and wait until it is gone; a domain without one is fine.
 
         Raises:
-            HypervisorError: The job did not end within a minute.
+            HypervisorError: The job did not end within two minutes.
         """
         deadline = time.monotonic() + _ABORT_SECONDS
         asked = False

@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ansible_collections.vmforge.backup.plugins.module_utils._capture import Capture
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Error, SourceChangedError, VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    S3Error,
+    SourceChangedError,
+    StorageError,
+    VMForgeError,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failure, write_json
 from ansible_collections.vmforge.backup.plugins.module_utils._freeze import ThawWatchdog
 from ansible_collections.vmforge.backup.plugins.module_utils._inspect import Inspection, inspect
@@ -93,7 +98,10 @@ class NewBackup:
         self.result.warnings.extend(discard(self.directory, backup_id, self.offsite))
         if not isinstance(error, SourceChangedError):
             failure = {"started": started, "phase": self.phase, "code": error.code, "message": error.message}
-            record_failure(self.directory, self.vm, backup_id, **failure)
+            try:
+                record_failure(self.directory, self.vm, backup_id, **failure)
+            except StorageError as lost:
+                self.result.warn(f"The failure could not be put on record: {lost}")
 
     def _offsite_ids(self) -> tuple[S3Error | None, list[str]]:
         """Ids that S3 knows; an S3 that cannot be reached spoils only the copy there, if there is a local one."""

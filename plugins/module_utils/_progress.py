@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
+from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._model import format_time, utc_now
 
 
@@ -74,5 +75,6 @@ class Progress:
     def write(self) -> None:
         """Replace the file. Not synced: it is of no use after a crash."""
         temporary = self._path.with_name(f".{self._path.name}.new")
-        temporary.write_text(json.dumps(self.snapshot(), indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self._path)
+        with storage_errors(f"writing {self._path}"):
+            temporary.write_text(json.dumps(self.snapshot(), indent=1) + "\n", encoding="utf-8")
+            os.replace(temporary, self._path)

@@ -19,6 +19,7 @@ from typing import Callable, Protocol
 from ansible_collections.vmforge.backup.plugins.module_utils._backup_xml import backup_xml
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    CancelledError,
     HypervisorError,
     NotFoundError,
     SourceChangedError,
@@ -117,8 +118,15 @@ class PullSource:
 
     def __exit__(self, *exception: object) -> None:
         """End the job; let a guest run on that was paused because a scratch file was full."""
-        end_job(self.domain, self.scratch_dir, resume=not self._paused_before)
-        Path(self._socket).unlink(missing_ok=True)
+        resume = not self._paused_before
+        try:
+            end_job(self.domain, self.scratch_dir, resume=resume)
+        except CancelledError:
+            # A signal comes only once; what it interrupted here must be done all the same.
+            end_job(self.domain, self.scratch_dir, resume=resume)
+            raise
+        finally:
+            Path(self._socket).unlink(missing_ok=True)
 
     def watches(self) -> Sequence[Callable[[], None]]:
         """The scratch files, their file system, and a pause of the guest."""
@@ -126,16 +134,18 @@ class PullSource:
 
     def confirm(self) -> None:
         """Raise unless the job still runs: its data are then those of its beginning."""
-        if self.domain.backup_socket() != self._socket:
-            state = self.domain.state()
-            reason = "the backup job was ended by someone else" if state.active else "the domain was stopped"
+        state = self.domain.state()
+        # A domain that powers itself off may stay in that state for half a minute, with its job (seen, libvirt 9.0).
+        stopped = not state.active or state.state == "shutdown"
+        if stopped or self.domain.backup_socket() != self._socket:
+            reason = "the domain was stopped" if stopped else "the backup job was ended by someone else"
             raise SourceError(f"The backup of {self.domain.name!r} was interrupted: {reason}.", code="job_lost")
 
     def _begin(self, xml: str) -> None:
         frozen = self._freeze()
         try:
             self.instant = utc_now()
-            self.domain.begin_backup(xml)
+            self._begin_job(xml)
         finally:
             thawed = self._thaw() if frozen is not None else 0
         if frozen and thawed > 0:
@@ -147,6 +157,14 @@ class PullSource:
                 code="not_quiesced",
             )
 
+    def _begin_job(self, xml: str) -> None:
+        try:
+            self.domain.begin_backup(xml)
+        except HypervisorError as error:
+            if self.domain.state().active:
+                raise
+            raise SourceChangedError(f"{self.domain.name!r} was stopped as its backup began.") from error
+
     def _freeze(self) -> int | None:
         """The number of file systems frozen; None when nothing was attempted and nothing needs a thaw."""
         if self.watchdog is None:
@@ -156,6 +174,9 @@ class PullSource:
         self.watchdog.arm()
         try:
             return self.domain.freeze(timeout=self.freeze_timeout)
+        except CancelledError:
+            self._thaw()
+            raise
         except VMForgeError as error:
             self.warnings.append(f"The guest's file systems could not be frozen: {error}")
             # The guest may have frozen some, or will in a moment: thawed all the same.
@@ -165,6 +186,10 @@ class PullSource:
         """The number thawed. The watchdog stays armed until a thaw has answered."""
         try:
             thawed = self.domain.thaw()
+        except CancelledError:
+            # Perhaps before the guest was asked. A signal comes only once.
+            self._thaw()
+            raise
         except VMForgeError as error:
             self.warnings.append(f"The guest's file systems could not be thawed at once; it is tried on: {error}")
             return 0
@@ -272,6 +297,14 @@ class StoppedSource:
 
     def __exit__(self, *exception: object) -> None:
         """Stop the exports."""
+        try:
+            self._stop_exports()
+        except CancelledError:
+            # A signal comes only once; what it interrupted here must be done all the same.
+            self._stop_exports()
+            raise
+
+    def _stop_exports(self) -> None:
         for server in self._servers:
             server.close()
         shutil.rmtree(self._directory, ignore_errors=True)
