@@ -172,7 +172,11 @@ for pair in etc/libvirt:etc lib/libvirt/qemu:lib log/libvirt:log cache/libvirt:c
     mount --bind "$1/${pair#*:}" "$target"
 done
 echo ready
-exec sleep 86400
+# Until the one who asked for it closes this pipe, or dies in whatever way: nothing must outlive it.
+read -r unused || :
+for pidfile in /run/libvirt/qemu/*.pid /run/libvirtd.pid /run/virtlogd.pid; do
+    [ ! -f "$pidfile" ] || kill "$(cat "$pidfile" 2>/dev/null)" 2>/dev/null || :
+done
 """
 
 
@@ -192,7 +196,7 @@ def private_libvirt(directory: Path) -> Iterator[PrivateLibvirt]:
     os.chown(directory / "lib", owner.st_uid, owner.st_gid)
     holder = subprocess.Popen(
         ["unshare", "-m", "sh", "-euc", _SETUP, "setup", str(directory)],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -206,7 +210,6 @@ def private_libvirt(directory: Path) -> Iterator[PrivateLibvirt]:
         yield private
     finally:
         _end([pid for daemon in _DAEMONS if (pid := private.pid(daemon))])
-        holder.kill()
         holder.communicate()
         if opened:
             _restore_kvm()
