@@ -12,6 +12,8 @@ from types import ModuleType
 
 import pytest
 
+pytest.register_assert_rewrite("tests")
+
 from tests.bed.ansible import Ansible, found_cores
 from tests.bed.guest import scratch_directory
 from tests.bed.hypervisor import system_libvirt

@@ -221,7 +221,9 @@ class Guest:
         wanted, deadline = self.wrote() + count, time.monotonic() + timeout
         while self.wrote() < wanted:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.name} wrote only up to {self.wrote()}, not {wanted}, within {timeout} s")
+                raise TimeoutError(
+                    f"{self.name}, {self.state()}, wrote only up to {self.wrote()}, not {wanted}, in {timeout} s"
+                )
             time.sleep(0.05)
         return self.wrote()
 
@@ -238,9 +240,9 @@ class Guest:
     def wait_off(self, timeout: float = 30) -> None:
         """Wait until the guest is off."""
         deadline = time.monotonic() + timeout
-        while self.state() != "shut off":
+        while (state := self.state()) != "shut off":
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.name} is {self.state()}, not off, after {timeout} s")
+                raise TimeoutError(f"{self.name} is {state}, not off, after {timeout} s")
             time.sleep(0.1)
 
     def ask_agent(self, command: str) -> str:
