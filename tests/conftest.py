@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-pytest.register_assert_rewrite("tests")
+pytest.register_assert_rewrite("tests.bed", "tests.integration")
 
 from tests.bed.ansible import Ansible, found_cores
 from tests.bed.guest import scratch_directory
