@@ -12,6 +12,7 @@ import warnings
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import botocore, need
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import translate
 
@@ -123,6 +124,7 @@ class ClientMaker:
                 raise translate(error, "open a session", config) from None
         _sign_known_payloads(client)
         _allow_only_new(client)
+        client.meta.events.register_first("needs-retry.s3", _raise_own_errors)
         if config.endpoint:
             client.meta.events.register("before-call.s3", _follow_no_region)
         return client
@@ -239,3 +241,14 @@ def _take_if_none_match(params: Any, context: Any, **_event: Any) -> None:
 def _send_if_none_match(params: Any, context: Any, **_event: Any) -> None:
     if context.get("vmforge_if_none_match"):
         params["headers"]["If-None-Match"] = context["vmforge_if_none_match"]
+
+
+def _raise_own_errors(caught_exception: Any = None, **_event: Any) -> None:
+    """Let an error that a signal's handler raised within a request out; botocore would take it for one of the network.
+
+    Raises:
+        VMForgeError: What the handler raised.
+    """
+    inner = getattr(caught_exception, "kwargs", {}).get("error")
+    if isinstance(inner, VMForgeError):
+        raise inner

@@ -10,6 +10,8 @@ import datetime
 import hashlib
 import http.server
 import os
+import signal
+import socket
 import threading
 import types
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from typing import Any, Callable
 import botocore.auth
 import pytest
 
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Error, VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError, S3Error, VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 from tests.bed.s3 import Keys, S3Server, rclone
@@ -278,6 +280,24 @@ def test_a_server_killed_and_started_again_in_the_middle(seaweed: S3Server, make
     starter.join()
     assert upload.complete().size == len(data) + 3
     assert store.get(upload.key, max_size=7 * MIB) == data + b"end"
+
+
+def test_a_signal_in_the_middle_of_a_request_is_not_taken_for_the_network(
+    simple: S3Server, make_store: MakeStore
+) -> None:
+    def cancel(*_arguments: Any) -> None:
+        raise CancelledError("asked to stop")
+
+    previous = signal.signal(signal.SIGALRM, cancel)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = make_store(simple, s3_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        try:
+            with pytest.raises(CancelledError, match="asked to stop"):
+                store.head("x")
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
 
 
 Answer = Callable[[http.server.BaseHTTPRequestHandler], tuple[int, dict[str, str], str]]
