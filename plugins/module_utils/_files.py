@@ -19,6 +19,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     StorageError,
     VMForgeError,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import Interrupted
 
 
 @contextmanager
@@ -42,8 +43,10 @@ def storage_error(what: str, error: OSError) -> StorageError:
     )
 
 
-def as_failure(error: VMForgeError | OSError) -> VMForgeError:
-    """The error itself, or what the operating system said as one of ours."""
+def as_failure(error: VMForgeError | OSError | Interrupted) -> VMForgeError:
+    """The error itself, or a signal or what the operating system said as one of ours."""
+    if isinstance(error, Interrupted):
+        return error.as_error()
     return error if isinstance(error, VMForgeError) else storage_error("making the backup", error)
 
 

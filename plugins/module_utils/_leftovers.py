@@ -29,7 +29,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._local import (
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, format_time, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, drop_disks
-from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY, end_job
+from ansible_collections.vmforge.backup.plugins.module_utils._pull import end_job
+from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY
 
 
 class Leftovers:

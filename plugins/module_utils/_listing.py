@@ -102,6 +102,7 @@ def list_entries(path: Path, bucket: OffsiteListing | None, wanted: tuple[str, .
         for entry in bucket.entries(only):
             key = (entry["vm"]["uuid"], entry["id"], _kind(entry))
             found[key] = _merge(found[key], entry) if key in found else entry
+        _mark_vanished(found, bucket)
     _mark_chains(found)
     return list(found.values())
 
@@ -160,6 +161,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _merge(local: dict[str, Any], remote: dict[str, Any]) -> dict[str, Any]:
     """One backup in two places. What S3 has was just listed; what ``offsite.json`` says was true once."""
+    if local["status"] == "deleting":
+        return local
     if local["status"] != "ready" or remote["status"] != "ready":
         return local if local["status"] == "ready" or remote["status"] != "ready" else remote
     copies = [copy for copy in local["copies"] if copy != "s3"] + ["s3"]
@@ -169,6 +172,16 @@ def _merge(local: dict[str, Any], remote: dict[str, Any]) -> dict[str, Any]:
     if local["checksum_sha256"] != remote["checksum_sha256"]:
         merged["error"] = "The manifests of the local copy and of the one in S3 differ."
     return merged
+
+
+def _mark_vanished(found: dict[tuple[str, str, str], dict[str, Any]], bucket: OffsiteListing) -> None:
+    """A copy that ``offsite.json`` tells of and that the complete listing of its bucket does not is none."""
+    for entry in found.values():
+        if entry["s3_key"] is None or bucket.has(entry["vm"]["uuid"], entry["id"]) or entry["path"] is None:
+            continue
+        if bucket.is_place_of(entry["vm"]["uuid"], entry["id"], entry["s3_key"]):
+            entry.update(copies=[copy for copy in entry["copies"] if copy != "s3"], s3_key=None)
+            entry["error"] = "Its copy in S3 has vanished: the bucket was listed whole and has it no more."
 
 
 def _mark_chains(found: dict[tuple[str, str, str], dict[str, Any]]) -> None:

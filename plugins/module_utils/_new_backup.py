@@ -32,8 +32,11 @@ from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, finish_offsite
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
+from ansible_collections.vmforge.backup.plugins.module_utils._pull import PullSource
 from ansible_collections.vmforge.backup.plugins.module_utils._result import VmResult
-from ansible_collections.vmforge.backup.plugins.module_utils._source import PullSource, Source, StoppedSource
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import Interrupted
+from ansible_collections.vmforge.backup.plugins.module_utils._source import Source
+from ansible_collections.vmforge.backup.plugins.module_utils._stopped import StoppedSource
 from ansible_collections.vmforge.backup.plugins.module_utils._target import BackupTarget
 
 _ATTEMPTS = 3
@@ -87,7 +90,7 @@ class NewBackup:
             manifest, data = self._capture(backup_id, inspection, target)
             self.phase = "committing"
             self._commit(backup_id, target, data)
-        except (VMForgeError, OSError) as error:
+        except (VMForgeError, OSError, Interrupted) as error:
             # A manifest in the partial directory means that all is safe but the last step: the next run takes it.
             if not (partial / MANIFEST).exists():
                 self._clean_up(backup_id, as_failure(error), started)
@@ -118,6 +121,9 @@ class NewBackup:
         facts = {"id": backup_id, "vm": {"uuid": self.vm.uuid, "name": self.vm.name}, "node": self.vm.node}
         progress = Progress(target.directory / PROGRESS, facts)
         progress.write()
+        if target.offsite is not None:
+            # Before the manifest: a run that is killed behind it must not forget that a copy in S3 was demanded.
+            self._note_offsite(target, completed=False)
         source = self._source(backup_id, inspection)
         capture = Capture(
             options=self.options,
@@ -159,10 +165,14 @@ class NewBackup:
         if place is not None:
             if not target.keep_local:
                 place.put(MANIFEST, data)
-            record = place.record(completed=not target.keep_local, local_kept=target.keep_local)
-            write_json(target.directory / OFFSITE, record)
+            self._note_offsite(target, completed=not target.keep_local)
         (target.directory / PROGRESS).unlink()
         self.directory.commit(backup_id)
+
+    def _note_offsite(self, target: BackupTarget, *, completed: bool) -> None:
+        if target.offsite is not None:
+            record = target.offsite.record(completed=completed, local_kept=target.keep_local)
+            write_json(target.directory / OFFSITE, record)
 
     def _finish(self, backup_id: str, target: BackupTarget, manifest: Manifest, data: bytes) -> None:
         path, place = self.directory.entry(backup_id), target.offsite

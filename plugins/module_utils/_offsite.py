@@ -136,6 +136,14 @@ class OffsiteBackup:
         for found in self.store.list(self.prefix + "/"):
             self.store.delete(found.key)
 
+    def abort_unfinished(self) -> None:
+        """Remove unfinished uploads of an earlier attempt; silent where the keys may not list them."""
+        try:
+            self.store.abort_multiparts(self.prefix + "/")
+        except S3Error as error:
+            if error.code != _DENIED:
+                raise
+
     def record(self, *, completed: bool, local_kept: bool) -> dict[str, Any]:
         """The content of ``offsite.json``."""
         config = self.store.config
@@ -170,6 +178,7 @@ def upload_backup(place: OffsiteBackup, directory: Path, *, drop_local: bool) ->
     """
     data = (directory / MANIFEST).read_bytes()
     manifest = decode_manifest(data, where=str(directory / MANIFEST))
+    place.abort_unfinished()
     for record in manifest.files:
         path = directory / record.name
         if not path.is_file() or path.stat().st_size != record.size:

@@ -26,6 +26,7 @@ class OffsiteListing:
 
     def __init__(self, store: S3Store) -> None:
         self._store = store
+        self._seen: set[tuple[str, str]] = set()
 
     def entries(self, only: set[str] | None) -> list[dict[str, Any]]:
         """An entry for each backup.
@@ -49,7 +50,16 @@ class OffsiteListing:
                     sizes.setdefault((uuid, backup_id), {})[name] = found.size
         with ThreadPoolExecutor(_PARALLEL) as pool:
             places = sorted(sizes)
+            self._seen.update(places)
             return list(pool.map(self._entry, places, [sizes[place] for place in places]))
+
+    def has(self, uuid: str, backup_id: str) -> bool:
+        """Whether the listing showed anything of a backup."""
+        return (uuid, backup_id) in self._seen
+
+    def is_place_of(self, uuid: str, backup_id: str, prefix: str) -> bool:
+        """Whether a prefix is where this bucket's copy of a backup would lie."""
+        return self._store.config.key(uuid, backup_id) == prefix
 
     def _place(self, key: str) -> tuple[str, str, str] | None:
         """UUID, id and file name of a key; None for an object that is not ours."""

@@ -15,16 +15,15 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any, Callable
 
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import SIGNALS, raise_on_signals
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _BLOCK = 1 << 16
 
 
 def run_each(works: Sequence[Callable[[], Any]], *, parallel: int, died: Callable[[int, str], Any]) -> list[Any]:
     """Run each work in a process of its own.
 
-    SIGTERM, SIGINT and SIGHUP are passed on: in each process they raise ``CancelledError``, once. All processes are
+    SIGTERM, SIGINT and SIGHUP are passed on: in each process they raise ``Interrupted``, once. All processes are
     waited for in any case.
 
     Args:
@@ -46,7 +45,7 @@ def run_each(works: Sequence[Callable[[], Any]], *, parallel: int, died: Callabl
         for pid, _index, _data in running.values():
             os.kill(pid, number)
 
-    previous = {number: signal.signal(number, forward) for number in _SIGNALS}
+    previous = {number: signal.signal(number, forward) for number in SIGNALS}
     try:
         with selectors.DefaultSelector() as selector:
             while waiting or running:
@@ -77,8 +76,7 @@ def _start(work: Callable[[], Any], running: dict[int, tuple[int, int, bytearray
     try:
         for other in (*running, reader):
             os.close(other)
-        for number in _SIGNALS:
-            signal.signal(number, _cancel)
+        raise_on_signals()
         answer = json.dumps(work()).encode()
         status = 0
     finally:
@@ -93,13 +91,6 @@ def _describe(error: BaseException | None) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1] if error is not None and error.__traceback__ else None
     where = f" ({os.path.basename(last.filename)}:{last.lineno})" if last is not None else ""
     return f"{type(error).__name__}: {error}{where}"
-
-
-def _cancel(number: int, _frame: FrameType | None) -> None:
-    """Raise once; what cleans up after that must not be interrupted."""
-    for other in _SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
-    raise CancelledError(f"The run was stopped by {signal.Signals(number).name}.")
 
 
 def _receive(

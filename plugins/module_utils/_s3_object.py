@@ -21,7 +21,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
 from ansible_collections.vmforge.backup.plugins.module_utils._model import parse_duration
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import OCTETS, S3Store
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_cancel import cancelled_by_signals
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3_ARGUMENTS, S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import CORRUPT, DENIED
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_files import file_sha256
@@ -39,6 +38,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3_plan import (
     relative,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import NO_VERSION, ObjectInfo
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import cancelled_by_signals
 
 OBJECT_ARGUMENTS: dict[str, dict[str, Any]] = {
     # "key" is an object's name here, nothing secret.

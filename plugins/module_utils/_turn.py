@@ -10,7 +10,7 @@ from datetime import datetime
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, OFFSITE, VmDirectory
-from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, check_place, decode_manifest
 from ansible_collections.vmforge.backup.plugins.module_utils._model import parse_time
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import is_pending
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
@@ -54,9 +54,11 @@ def _read_manifest(directory: VmDirectory, backup_id: str, warnings: list[str]) 
     """A damaged manifest is no backup: told, and no reason not to make new ones."""
     path = directory.entry(backup_id) / MANIFEST
     try:
-        return decode_manifest(path.read_bytes(), where=str(path))
+        manifest = decode_manifest(path.read_bytes(), where=str(path))
+        check_place(manifest, directory.uuid, backup_id, where=str(path))
     except FileNotFoundError:
         return None
     except FormatError as error:
         warnings.append(error.message)
         return None
+    return manifest

@@ -14,6 +14,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     StorageError,
     VMForgeError,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failure
 from ansible_collections.vmforge.backup.plugins.module_utils._freeze import ThawWatchdog
 from ansible_collections.vmforge.backup.plugins.module_utils._inspect import inspect
 from ansible_collections.vmforge.backup.plugins.module_utils._leftovers import Leftovers
@@ -25,6 +26,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._offsite import Off
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._result import VmResult
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import Interrupted
 from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY
 from ansible_collections.vmforge.backup.plugins.module_utils._turn import Turn, plan_turn
 from ansible_collections.vmforge.backup.plugins.module_utils._version import VERSION
@@ -58,8 +60,8 @@ class VmRun:
         """
         try:
             self._locked_run()
-        except VMForgeError as error:
-            self._result.fail(error, phase=self._new.phase if self._new is not None else self._phase)
+        except (VMForgeError, OSError, Interrupted) as error:
+            self._result.fail(as_failure(error), phase=self._new.phase if self._new is not None else self._phase)
         finally:
             if self._watchdog is not None:
                 self._watchdog.close()

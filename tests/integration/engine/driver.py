@@ -131,8 +131,10 @@ class Engine:
 
     def entries(self, guest: Guest, *, bucket: bool = False, path: Path | None = None) -> list[Entry]:
         """What ``vmforge_backup_info`` tells of this guest."""
-        listing = OffsiteListing(self.store()) if bucket else None
-        return list_entries(path or self.backup_dir, listing, (guest.uuid,))
+        if not bucket:
+            return list_entries(path or self.backup_dir, None, (guest.uuid,))
+        with contextlib.closing(self.store()) as store:
+            return list_entries(path or self.backup_dir, OffsiteListing(store), (guest.uuid,))
 
     def ready(self, guest: Guest, *, bucket: bool = False) -> list[Entry]:
         """The entries that are called backups."""

@@ -15,8 +15,8 @@ from typing import Any, Callable
 
 import pytest
 
-from ansible_collections.vmforge.backup.plugins.module_utils import _libvirt, _source
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError, HypervisorError
+from ansible_collections.vmforge.backup.plugins.module_utils import _libvirt, _pull
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import HypervisorError
 from ansible_collections.vmforge.backup.plugins.module_utils._guard import free_bytes
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
 from tests.bed.guest import MIB, Disk, Guest
@@ -233,8 +233,8 @@ def test_a_guest_that_was_paused_goes_on(
     engine: Engine, flood: Callable[[], Guest], small_fs: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The guards look away until QEMU has met the full file system itself."""
-    monkeypatch.setattr(_source.ScratchGuard, "__call__", lambda _self: None)
-    monkeypatch.setattr(_source.SpaceGuard, "__call__", lambda _self: None)
+    monkeypatch.setattr(_pull.ScratchGuard, "__call__", lambda _self: None)
+    monkeypatch.setattr(_pull.SpaceGuard, "__call__", lambda _self: None)
     scratch = small_fs(80) / "scratch"
     scratch.mkdir(mode=0o711)
     (scratch.parent / "taken").write_bytes(bytes(40 * MIB))
@@ -351,25 +351,25 @@ def test_quiesce_is_required_and_there_is_no_agent(engine: Engine, place: Path, 
         assert_unhurt(engine, plain)
 
 
+@pytest.mark.parametrize("early", [True, False], ids=["before", "behind"])
 @pytest.mark.parametrize("moment", ["freeze", "thaw", "begin_backup", "abort_backup"])
 def test_a_signal_at_the_worst_moment(
-    engine: Engine, guest: Guest, monkeypatch: pytest.MonkeyPatch, moment: str
+    engine: Engine, guest: Guest, monkeypatch: pytest.MonkeyPatch, moment: str, early: bool
 ) -> None:
-    """Python runs the handler of a signal behind the call into libvirt: the cancellation appears to come out of it."""
+    """Right before or right behind a call into libvirt; what must be done is done all the same."""
     real = getattr(Domain, moment)
-    cancelled = []
+    sent = []
 
-    def interrupted(domain: Domain, *args: Any, **more: Any) -> Any:
-        if moment == "abort_backup" and not cancelled:
-            cancelled.append(True)
-            raise CancelledError("The run was stopped by SIGTERM.")
-        answer = real(domain, *args, **more)
-        if not cancelled:
-            cancelled.append(True)
-            raise CancelledError("The run was stopped by SIGTERM.")
+    def signalled(domain: Domain, *args: Any, **more: Any) -> Any:
+        for now in (True, False):
+            if now == early and not sent:
+                sent.append(True)
+                os.kill(os.getpid(), signal.SIGTERM)
+            if now:
+                answer = real(domain, *args, **more)
         return answer
 
-    monkeypatch.setattr(Domain, moment, interrupted)
+    monkeypatch.setattr(Domain, moment, signalled)
     entry = engine.run(guest)
     assert (entry["result"], entry["error"]["code"]) == ("failed", "cancelled"), entry
     assert_unhurt(engine, guest)

@@ -1,0 +1,212 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A running domain's disks: a backup job in pull mode, which keeps the instant and exports it over NBD."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Callable
+
+from ansible_collections.vmforge.backup.plugins.module_utils._backup_xml import backup_xml
+from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    HypervisorError,
+    NotFoundError,
+    SourceChangedError,
+    SourceError,
+    VMForgeError,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors
+from ansible_collections.vmforge.backup.plugins.module_utils._freeze import ThawWatchdog
+from ansible_collections.vmforge.backup.plugins.module_utils._guard import ScratchGuard, SpaceGuard, free_bytes
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
+from ansible_collections.vmforge.backup.plugins.module_utils._model import utc_now
+from ansible_collections.vmforge.backup.plugins.module_utils._nbd import Export
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
+
+SOCKET_PREFIX = "vmforge-"
+_LIBVIRT_DIRECTORY = Path("/var/lib/libvirt/qemu")
+# sockaddr_un.sun_path, without the final NUL.
+_MAX_SOCKET_PATH = 107
+
+
+@dataclass
+class PullSource:
+    """A backup job of a running domain.
+
+    Args:
+        disks: That take part.
+        left_out: Targets of the others.
+        scratch_dir: Where libvirt puts the scratch files.
+        scratch_max: Bytes, or None for what is free less the reserve.
+        watchdog: To freeze the guest; None leaves it running.
+        require_quiesce: Fail rather than go on with a guest that was not frozen.
+        freeze_timeout: Seconds for the agent's answer.
+    """
+
+    domain: Domain
+    backup_id: str
+    disks: Sequence[Disk]
+    left_out: Sequence[str]
+    scratch_dir: str
+    scratch_max: int | None
+    watchdog: ThawWatchdog | None
+    require_quiesce: bool
+    freeze_timeout: int
+    consistency: str = "crash"
+    instant: datetime = field(default_factory=utc_now)
+    warnings: list[str] = field(default_factory=list)
+    exports: dict[str, Export] = field(default_factory=dict)
+
+    def __enter__(self) -> PullSource:
+        """Freeze, begin the job, thaw.
+
+        Raises:
+            HypervisorError: The job could not be begun.
+            StorageError: The scratch directory is missing or full.
+        """
+        scratch = {disk.target: scratch_path(self.scratch_dir, self.domain.uuid, disk.target) for disk in self.disks}
+        with storage_errors(f"using scratch_dir {self.scratch_dir}"):
+            self._scratch_space = SpaceGuard(
+                self.scratch_dir, what="the scratch files of running backups lie", code="scratch_full"
+            )
+        self._scratch_space()
+        self._paused_before = self.domain.state().io_error
+        limit = self.scratch_max if self.scratch_max is not None else free_bytes(self.scratch_dir)
+        self._scratch_guard = ScratchGuard(scratch.values(), limit=limit)
+        self._socket = str(self._socket_directory() / f"{SOCKET_PREFIX}{self.backup_id}")
+        xml = backup_xml(socket=self._socket, scratch=scratch, left_out=self.left_out)
+        try:
+            self._begin(xml)
+        except BaseException:
+            self.__exit__()
+            raise
+        self.exports = {disk.target: Export(self._socket, disk.target) for disk in self.disks}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the job; let a guest run on that was paused because a scratch file was full."""
+        with shielded():
+            try:
+                end_job(self.domain, self.scratch_dir, resume=not self._paused_before)
+            finally:
+                Path(self._socket).unlink(missing_ok=True)
+
+    def watches(self) -> Sequence[Callable[[], None]]:
+        """The scratch files, their file system, and a pause of the guest."""
+        return (self._scratch_guard, self._scratch_space, self._check_guest)
+
+    def confirm(self) -> None:
+        """Raise unless the job still runs: its data are then those of its beginning."""
+        state = self.domain.state()
+        # A domain that powers itself off may stay in that state for half a minute, with its job (seen, libvirt 9.0).
+        stopped = not state.active or state.state == "shutdown"
+        if stopped or self.domain.backup_socket() != self._socket:
+            reason = "the domain was stopped" if stopped else "the backup job was ended by someone else"
+            raise SourceError(f"The backup of {self.domain.name!r} was interrupted: {reason}.", code="job_lost")
+
+    def _begin(self, xml: str) -> None:
+        # Short: a freeze has a deadline, and beginning a job takes no time.
+        with shielded():
+            frozen = self._freeze()
+            try:
+                self.instant = utc_now()
+                self._begin_job(xml)
+            finally:
+                thawed = self._thaw() if frozen is not None else 0
+        if frozen and thawed > 0:
+            self.consistency = "quiesced"
+        elif self.require_quiesce:
+            raise HypervisorError(
+                f"The file systems of {self.domain.name!r} were not frozen while the backup began "
+                f"({frozen or 0} frozen, {thawed} thawed), and quiesce is 'required'. Is the guest agent running?",
+                code="not_quiesced",
+            )
+
+    def _begin_job(self, xml: str) -> None:
+        try:
+            self.domain.begin_backup(xml)
+        except HypervisorError as error:
+            if self.domain.state().active:
+                raise
+            raise SourceChangedError(f"{self.domain.name!r} was stopped as its backup began.") from error
+
+    def _freeze(self) -> int | None:
+        """The number of file systems frozen; None when nothing was attempted and nothing needs a thaw."""
+        if self.watchdog is None:
+            return None
+        if self.domain.state().state != "running" or not self.domain.agent_connected():
+            return None
+        self.watchdog.arm()
+        try:
+            return self.domain.freeze(timeout=self.freeze_timeout)
+        except VMForgeError as error:
+            self.warnings.append(f"The guest's file systems could not be frozen: {error}")
+            # The guest may have frozen some, or will in a moment: thawed all the same.
+            return 0
+
+    def _thaw(self) -> int:
+        """The number thawed. The watchdog stays armed until a thaw has answered."""
+        try:
+            thawed = self.domain.thaw()
+        except VMForgeError as error:
+            self.warnings.append(f"The guest's file systems could not be thawed at once; it is tried on: {error}")
+            return 0
+        if self.watchdog is not None:
+            self.watchdog.disarm()
+        return thawed
+
+    def _check_guest(self) -> None:
+        if self.domain.state().io_error and not self._paused_before:
+            raise SourceError(
+                f"{self.domain.name!r} was paused by a write error during the backup, which was stopped for it.",
+                code="guest_paused",
+            )
+
+    def _socket_directory(self) -> Path:
+        found = list(_LIBVIRT_DIRECTORY.glob(f"domain-{self.domain.runtime_id()}-*"))
+        if not found:
+            raise SourceChangedError(f"{self.domain.name!r} has no runtime directory in {_LIBVIRT_DIRECTORY}.")
+        if len(str(found[0])) + len(SOCKET_PREFIX) + 1 + len(self.backup_id) > _MAX_SOCKET_PATH:
+            raise HypervisorError(f"The path {found[0]} is too long for a unix socket in it.")
+        return found[0]
+
+
+def scratch_path(scratch_dir: str, uuid: str, target: str) -> str:
+    """The scratch file of one disk; by UUID, for a name is never part of a path."""
+    return f"{scratch_dir}/{uuid}-{target}.scratch"
+
+
+def end_job(domain: Domain, scratch_dir: str, *, resume: bool) -> None:
+    """Abort our backup job, remove its scratch files, and undo a pause that it caused.
+
+    Called at the end of every job and for what a dead run left. Another's job is left alone.
+
+    Args:
+        resume: Whether a domain that a write error has paused may run on: not if it was so before the job.
+    """
+    try:
+        socket = domain.backup_socket()
+    except NotFoundError:
+        # A transient domain that was stopped; its job went with it.
+        _remove_scratch(domain, scratch_dir)
+        return
+    if socket is not None and Path(socket).name.startswith(SOCKET_PREFIX):
+        domain.abort_backup()
+    elif socket is not None:
+        return
+    had_scratch = _remove_scratch(domain, scratch_dir)
+    if resume and (socket or had_scratch) and domain.state().io_error:
+        domain.resume()
+
+
+def _remove_scratch(domain: Domain, scratch_dir: str) -> bool:
+    """Remove the scratch files of a domain; tells whether there were any."""
+    found = list(Path(scratch_dir).glob(f"{domain.uuid}-*.scratch"))
+    for path in found:
+        path.unlink(missing_ok=True)
+    return bool(found)

@@ -1,0 +1,95 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A stopped domain's disks, read without a lock: when it is started meanwhile, what was read is discarded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Callable
+
+from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceChangedError
+from ansible_collections.vmforge.backup.plugins.module_utils._files import remove_tree
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
+from ansible_collections.vmforge.backup.plugins.module_utils._model import utc_now
+from ansible_collections.vmforge.backup.plugins.module_utils._nbd import Export
+from ansible_collections.vmforge.backup.plugins.module_utils._qemu import ExportServer
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
+from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY
+
+
+@dataclass
+class StoppedSource:
+    """The disks of a stopped domain, without a lock.
+
+    Args:
+        paths: Target -> path of each disk's image.
+        clients: Connections that each export takes.
+    """
+
+    domain: Domain
+    disks: Sequence[Disk]
+    paths: dict[str, str]
+    clients: int
+    consistency: str = "offline"
+    instant: datetime = field(default_factory=utc_now)
+    warnings: list[str] = field(default_factory=list)
+    exports: dict[str, Export] = field(default_factory=dict)
+
+    def __enter__(self) -> StoppedSource:
+        """Start one export per disk. Raises ``SourceError`` when an image cannot be opened."""
+        self._directory = RUN_DIRECTORY / self.domain.uuid / "nbd"
+        self._servers: list[ExportServer] = []
+        self._before = self._look()
+        if self.domain.has_saved_state():
+            self.consistency = "crash"
+            self.warnings.append(
+                "The domain's memory is saved (managed save): its disks are those of a running machine."
+            )
+        self.instant = utc_now()
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for disk in self.disks:
+                server = ExportServer(
+                    self.paths[disk.target],
+                    image_format=disk.format,
+                    socket=self._directory / disk.target,
+                    clients=self.clients,
+                )
+                self._servers.append(server)
+                self.exports[disk.target] = server.export
+            self._check_stopped()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Stop the exports."""
+        with shielded():
+            for server in self._servers:
+                server.close()
+            remove_tree(self._directory)
+
+    def watches(self) -> Sequence[Callable[[], None]]:
+        """That the domain is still stopped."""
+        return (self._check_stopped,)
+
+    def confirm(self) -> None:
+        """Raise ``SourceChangedError`` unless the domain is still stopped and its images were not written to."""
+        self._check_stopped()
+        if self._look() != self._before:
+            raise SourceChangedError(f"The disks of {self.domain.name!r} were written to while they were read.")
+
+    def _check_stopped(self) -> None:
+        if self.domain.state().active:
+            raise SourceChangedError(f"{self.domain.name!r} was started while its disks were read.")
+
+    def _look(self) -> list[tuple[int, int, int]]:
+        """Size, modification and change times of the images; a start takes longer than the watch's interval."""
+        found = [os.stat(self.paths[disk.target]) for disk in self.disks]
+        return [(status.st_size, status.st_mtime_ns, status.st_ino) for status in found]
