@@ -179,7 +179,7 @@ def _mark_vanished(found: dict[tuple[str, str, str], dict[str, Any]], bucket: Of
     for entry in found.values():
         if entry["s3_key"] is None or bucket.has(entry["vm"]["uuid"], entry["id"]) or entry["path"] is None:
             continue
-        if bucket.is_place_of(entry["vm"]["uuid"], entry["id"], entry["s3_key"]):
+        if bucket.is_place_of(entry["vm"]["uuid"], entry["id"], _read(Path(entry["path"]) / OFFSITE)):
             entry.update(copies=[copy for copy in entry["copies"] if copy != "s3"], s3_key=None)
             entry["error"] = "Its copy in S3 has vanished: the bucket was listed whole and has it no more."
 

@@ -57,9 +57,11 @@ class OffsiteListing:
         """Whether the listing showed anything of a backup."""
         return (uuid, backup_id) in self._seen
 
-    def is_place_of(self, uuid: str, backup_id: str, prefix: str) -> bool:
-        """Whether a prefix is where this bucket's copy of a backup would lie."""
-        return self._store.config.key(uuid, backup_id) == prefix
+    def is_place_of(self, uuid: str, backup_id: str, offsite: dict[str, Any]) -> bool:
+        """Whether an ``offsite.json`` speaks of this bucket, and not of one that was used before."""
+        config = self._store.config
+        here = {"endpoint": config.endpoint, "bucket": config.bucket, "prefix": config.key(uuid, backup_id)}
+        return all(offsite.get(name) == value for name, value in here.items())
 
     def _place(self, key: str) -> tuple[str, str, str] | None:
         """UUID, id and file name of a key; None for an object that is not ours."""
