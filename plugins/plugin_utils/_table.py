@@ -76,7 +76,7 @@ def _age(value: Any, now: Callable[[], datetime] = lambda: datetime.now(timezone
     if seconds < 0:
         return "in the future"
     units = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
-    parts = []
+    parts: list[str] = []
     for unit, size in units:
         count, seconds = divmod(seconds, size)
         if count or parts:

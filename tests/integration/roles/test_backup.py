@@ -59,7 +59,13 @@ def test_without_a_name_all_are_backed_up_and_check_mode_only_plans(
 
 def test_what_is_wrong_in_a_fleet_stops_nothing_else(play: Play, hypervisor: Hypervisor, storage: Storage) -> None:
     db = hypervisor.db
-    inventory = nodes("good", foreign(storage.place, "nodisk"), DEAD, "broken vmforge_backup_uri=test:///nowhere")
+    inventory = nodes(
+        "good",
+        foreign(storage.place, "nodisk"),
+        DEAD,
+        "broken vmforge_backup_uri=test:///nowhere",
+        "wrong vmforge_backup_quiesce=sometimes",
+    )
     run = play("backup.yml", vm=[db.name, "nodisk", "nope"], inventory=inventory)
     assert run.code == 2
     assert run.rows == [
@@ -68,13 +74,14 @@ def test_what_is_wrong_in_a_fleet_stops_nothing_else(play: Play, hypervisor: Hyp
         ("nope", "-", "not found"),
         ("-", "dead", "unreachable"),
         ("-", "broken", "failed"),
+        ("-", "wrong", "failed"),
     ]
     assert [manifest["vm"]["node"] for manifest in storage.manifests()] == ["good"]
     said = "nope is on none of the nodes searched (good, other); it may be on one that did not answer (dead, broken)"
     assert said in run.text
     assert "Connection refused" in run.text
     assert "Traceback" not in run.text
-    for host, failed in (("good", 1), ("other", 1), ("dead", 1), ("broken", 1)):
+    for host, failed in (("good", 1), ("other", 1), ("dead", 1), ("broken", 1), ("wrong", 1)):
         assert f"failed={failed}" in next(line for line in run.text.splitlines() if line.startswith(f"{host} "))
 
 
