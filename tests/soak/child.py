@@ -104,7 +104,7 @@ def run_child(params: dict[str, Any], report: Path) -> Child:
         os.setpgid(0, 0)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.dup2(os.open(_errors(report), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
-        value = _call(params)
+        value = call(params)
         temporary = report.with_name(report.name + ".new")
         temporary.write_text(json.dumps(value))
         temporary.rename(report)
@@ -119,7 +119,8 @@ def _errors(report: Path) -> Path:
     return report.with_suffix(".stderr")
 
 
-def _call(params: dict[str, Any]) -> dict[str, Any]:
+def call(params: dict[str, Any]) -> dict[str, Any]:
+    """Call the use case of ``vmforge_backup``; what the module would return, or ``failed`` and ``code``."""
     try:
         outcome = manage_backups(Request(params=params))
     except VMForgeError as error:
