@@ -17,20 +17,20 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o7777
 
 
-def test_directories_are_made_and_libvirt_is_asked(play: Play, storage: Storage) -> None:
+def test_directories_are_made_and_libvirt_is_asked(play_newest: Play, storage: Storage) -> None:
     below = storage.place / "new" / "deep"
     where = {"vmforge_backup_dir": str(below / "backups"), "vmforge_backup_scratch_dir": str(below / "scratch")}
-    run = play("site.yml", "--check", **where, **INSTALLED)
+    run = play_newest("site.yml", "--check", **where, **INSTALLED)
     assert run.code == 0, run.text
     assert not below.parent.exists()
-    run = play("site.yml", **where)
+    run = play_newest("site.yml", **where)
     assert run.code == 0, run.text
     assert (mode(below.parent), mode(below)) == (0o755, 0o755)
     assert (mode(below / "backups"), mode(below / "scratch")) == (0o700, 0o711)
     assert "with QEMU" in run.text
     below.chmod(0o751)
     (below / "backups").chmod(0o755)
-    run = play("site.yml", **where, **INSTALLED)
+    run = play_newest("site.yml", **where, **INSTALLED)
     assert run.code == 0, run.text
     assert "changed=1 " in run.text
     assert (mode(below), mode(below / "backups")) == (0o751, 0o700)
