@@ -93,16 +93,17 @@ class Leftovers:
         self._directory.commit(backup_id)
 
     def _discard(self, backup_id: str, state: dict[str, Any]) -> None:
-        record_failure(
-            self._directory,
-            self._vm,
-            backup_id,
-            started=state.get("started"),
-            phase=str(state.get("phase", "unknown")),
-            code="interrupted",
-            message="The run ended without finishing: its process was killed, or the host went down. What it had "
-            "written was removed by the next run.",
-        )
+        if not self._directory.entry(backup_id, FAILED).exists():
+            record_failure(
+                self._directory,
+                self._vm,
+                backup_id,
+                started=state.get("started"),
+                phase=str(state.get("phase", "unknown")),
+                code="interrupted",
+                message="The run ended without finishing: its process was killed, or the host went down. What it had "
+                "written was removed by the next run.",
+            )
         self.warnings.extend(discard(self._directory, backup_id, self._offsite))
 
     def _finish_drop(self, path: Path) -> None:
@@ -115,15 +116,25 @@ class Leftovers:
 
 
 def discard(directory: VmDirectory, backup_id: str, offsite: OffsiteVm | None) -> list[str]:
-    """Remove a partial backup, in S3 first. Returns what could not be removed there: it is reaped by age later."""
-    warnings = []
-    if offsite is not None:
-        try:
+    """Remove a partial backup, in S3 first. Returns what could not be removed there.
+
+    While S3 cannot be reached, an empty partial directory stays as a note for the next run; where the keys may not
+    clear up, what they left is reaped by age.
+    """
+    path = directory.entry(backup_id, PARTIAL)
+    try:
+        if offsite is not None:
             offsite.backup(backup_id).discard()
-        except S3Error as error:
-            warnings.append(f"What {backup_id} had left in S3 could not be removed now; prune will: {error}")
-    remove_tree(directory.entry(backup_id, PARTIAL))
-    return warnings
+    except S3Error as error:
+        if error.code != "s3_denied":
+            for file in path.iterdir():
+                if file.name != PROGRESS:
+                    file.unlink()
+            return [f"What {backup_id} had left in S3 could not be removed now; the next run will: {error}"]
+        remove_tree(path)
+        return [f"What {backup_id} had left in S3 could not be removed by these keys; prune will: {error}"]
+    remove_tree(path)
+    return []
 
 
 def record_failure(

@@ -170,15 +170,16 @@ def test_only_in_s3_and_s3_fails(offsite: Engine, guest: Guest, server: S3Server
     failed = offsite.run(guest, **ONLY_S3)
     assert (failed["result"], failed["copies"]) == ("failed", [])
     assert offsite.ready(guest) == []
-    assert offsite.partials(guest) == []
     (failure,) = offsite.failures(guest)
     assert failure["code"].startswith("s3"), failure
+    assert any("the next run will" in text for text in failed["warnings"]), failed
     assert_unhurt(offsite, guest)
     proxy.heal()
     # What could not be removed while S3 was away is removed by the next run.
     entry = offsite.backup(guest, **ONLY_S3)
     assert entry["copies"] == ["s3"]
     assert {key.split("/")[3] for key in keys(server, prefix(offsite, guest))} == {entry["id"]}
+    assert offsite.failures(guest) == [failure]
     assert_nothing_unfinished(offsite, guest, server)
 
 
@@ -267,9 +268,7 @@ NEVER_REACHED = {
 }
 
 
-def test_a_damaged_backup_does_not_stop_new_ones(
-    offsite: Engine, guest: Guest, server: S3Server, proxy: Proxy
-) -> None:
+def test_a_damaged_backup_does_not_stop_new_ones(offsite: Engine, guest: Guest, server: S3Server, proxy: Proxy) -> None:
     """It waits for its upload for ever, and every run says so; but it makes its own backup first."""
     proxy.cut(after=0)
     broken = Path(offsite.run(guest)["path"])
