@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, S3Error
@@ -19,7 +20,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._files import (
 from ansible_collections.vmforge.backup.plugins.module_utils._local import DELETING, MANIFEST, OFFSITE, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, parse_time
-from ansible_collections.vmforge.backup.plugins.module_utils._offsite import MAX_MANIFEST_SIZE, OffsiteVm
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import MAX_MANIFEST_SIZE, OffsiteBackup, OffsiteVm
 from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import HOLD
 
 
@@ -52,6 +53,8 @@ def refuse_deletion(
         raise InputError(
             f"{name} has a copy in S3; give the S3 options too, or that copy would be orphaned.", code="offsite"
         )
+    if offsite is not None:
+        _refuse_other_place(path, offsite.backup(manifest.id), name)
     for hold in _holds(directory, offsite, manifest.id):
         until = hold.get("until")
         if until is None or parse_time(until) > now:
@@ -91,6 +94,20 @@ def finish_deletion(directory: VmDirectory, backup_id: str, offsite: OffsiteVm |
     elif has_copy:
         raise S3Error(f"{path} has a copy in S3 that can only be deleted with the S3 options.", code="s3_options")
     remove_tree(path)
+
+
+def _refuse_other_place(path: Path, place: OffsiteBackup, name: str) -> None:
+    """Its copy must lie where these options lead to, or it would be orphaned there."""
+    try:
+        noted = read_json(path / OFFSITE)
+    except FileNotFoundError:
+        return
+    if (noted.get("bucket"), noted.get("prefix")) != (place.store.config.bucket, place.prefix):
+        raise InputError(
+            f"{name} has its copy in bucket {noted.get('bucket')!r} at {noted.get('prefix')!r}, but the S3 options "
+            f"lead to {place.prefix!r} in {place.store.config.bucket!r}; with these that copy would be orphaned.",
+            code="offsite",
+        )
 
 
 def _holds(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: str) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._delete import (
@@ -35,13 +36,20 @@ def remove_backup(request: Request) -> Outcome:
     options = BackupOptions.from_params(dict(request.params, max_age=None))
     if len(options.vms) != 1:
         raise InputError("state: absent takes exactly one VM.")
-    backup_id = checked_id(request.params["id"])
+    checked_id(request.params["id"])
     if options.s3 is not None:
         need("boto3")
     BackupDirectory(options.backup_dir).check()
     vm = _find(options)
+    if options.s3 is None:
+        return _remove(request, options, vm, None)
+    with closing(S3Store(options.s3)) as store:
+        return _remove(request, options, vm, OffsiteVm(store, vm.uuid))
+
+
+def _remove(request: Request, options: BackupOptions, vm: VmRef, offsite: OffsiteVm | None) -> Outcome:
+    backup_id = checked_id(request.params["id"])
     directory = BackupDirectory(options.backup_dir).vm(vm.uuid)
-    offsite = OffsiteVm(S3Store(options.s3), vm.uuid) if options.s3 is not None else None
     result = VmResult(vm)
     with directory.lock(timeout=options.lock_timeout):
         manifest = find_backup(directory, offsite, backup_id)
