@@ -17,7 +17,7 @@ attributes:
     support: full
   diff_mode:
     description: Will return details on what has changed, or would be in C(check_mode), when in diff mode.
-    support: none
+    support: full
   idempotent:
     description:
       - When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.

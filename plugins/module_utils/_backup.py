@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import functools
 import os
-import subprocess
 from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._compress import make_compressor
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import need
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._inspect import inspect
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory
@@ -22,12 +21,14 @@ from ansible_collections.vmforge.backup.plugins.module_utils._module import Outc
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import check_access
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._processes import run_each
+from ansible_collections.vmforge.backup.plugins.module_utils._programs import need_program, run_program
 from ansible_collections.vmforge.backup.plugins.module_utils._remove import remove_backup
 from ansible_collections.vmforge.backup.plugins.module_utils._result import VmResult
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._turn import plan_turn
 from ansible_collections.vmforge.backup.plugins.module_utils._vm_run import VmRun
 
+_IONICE_SECONDS = 10
 _IONICE_CLASSES = {"idle": ["-c", "3"], "best-effort": ["-c", "2", "-n", "7"]}
 
 
@@ -100,8 +101,12 @@ def _be_nice(options: BackupOptions) -> None:
     """Let guests go first. Children inherit both."""
     os.nice(max(0, options.nice - os.nice(0)))
     if options.ionice in _IONICE_CLASSES:
-        argv = ["ionice", *_IONICE_CLASSES[options.ionice], "-p", str(os.getpid())]
-        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        ionice = need_program("ionice", debian="util-linux", redhat="util-linux-core")
+        done = run_program([ionice, *_IONICE_CLASSES[options.ionice], "-p", str(os.getpid())], timeout=_IONICE_SECONDS)
+        if done.status:
+            raise InputError(
+                f"The I/O priority cannot be lowered: {done.errors.strip()}. Set ionice: none to go without."
+            )
 
 
 def _died(ref: VmRef, reason: str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ Source: https://libvirt.org/formatbackup.html
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping
+from xml.etree import ElementTree
 
 
 def backup_xml(*, socket: str, scratch: Mapping[str, str], left_out: Iterable[str]) -> str:

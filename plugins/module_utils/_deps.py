@@ -27,7 +27,8 @@ except ImportError:
 try:
     import boto3
     import botocore
-except ImportError:
+except (ImportError, AttributeError):
+    # AttributeError: parts of it come from different places and do not fit; another interpreter may have it whole.
     boto3 = None
     botocore = None
 
@@ -49,7 +50,7 @@ def need(*libraries: str) -> None:
     Raises:
         DependencyError: One is missing; names the package for each distribution.
     """
-    loaded: dict[str, Any] = {"libvirt": libvirt, "nbd": nbd, "zstandard": zstandard, "boto3": boto3}
+    loaded: dict[str, Any] = {"libvirt": libvirt, "nbd": nbd, "zstandard": zstandard, "boto3": boto3 and botocore}
     missing = tuple(name for name in libraries if loaded[name] is None)
     if not missing:
         return

@@ -9,8 +9,8 @@ Source: libvirt's domain XML format, https://libvirt.org/formatdomain.html#hard-
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
+from xml.etree import ElementTree
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError
 

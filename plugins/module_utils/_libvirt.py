@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import time
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
+from xml.etree import ElementTree
 
 from ansible_collections.vmforge.backup.plugins.module_utils._backup_xml import job_socket
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import libvirt, need

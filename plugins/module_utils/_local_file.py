@@ -98,7 +98,7 @@ def reread(
 
 def _read_ahead(descriptor: int, size: int, pool: Executor) -> Iterator[memoryview]:
     """Yield block after block to the end; each is valid until the next step, during which the one after is read."""
-    buffers = [memoryview(aligned_buffer(size)) for _ in range(2)]
+    buffers = [memoryview(aligned_buffer(size)) for _turn in range(2)]
     offset = turn = 0
     pending = pool.submit(read_at, descriptor, buffers[turn], offset)
     while count := pending.result():

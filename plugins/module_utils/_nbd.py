@@ -117,7 +117,7 @@ class BlockReader:
         self._export = export
         self._handle = export.connect()
         self._stopped = stopped
-        self._free = [bytearray(_PIECE) for _ in range(_DEPTH)]
+        self._free = [bytearray(_PIECE) for _number in range(_DEPTH)]
 
     def read(self, ranges: Iterator[Extent]) -> Iterator[tuple[int, bytearray]]:
         """Read ranges in their order.

@@ -207,18 +207,18 @@ class ImageStream:
             VMForgeError: The first failure of any thread, or the reason for which the run was stopped.
         """
         pool = ThreadPoolExecutor(self._settings.readers + self._part_workers)
-        readers = [self._start(pool, self._read) for _ in range(self._settings.readers)]
-        workers = [self._start(pool, self._work) for _ in range(self._part_workers)]
+        readers = [self._start(pool, self._read) for _number in range(self._settings.readers)]
+        workers = [self._start(pool, self._work) for _number in range(self._part_workers)]
         try:
             _join(readers)
             self._stop.check()
             self._cutter.finish(self._writer.finish())
-            for _ in workers:
+            for _worker in workers:
                 self._queue.put(None)
             _join(workers)
         except BaseException as error:
             self._stop.fail(error)
-            for _ in workers:
+            for _worker in workers:
                 self._queue.put(None)
             _join(readers + workers, seconds=_GIVE_UP_SECONDS)
             raise

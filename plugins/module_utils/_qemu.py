@@ -6,35 +6,21 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import DependencyError, SourceError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceError
 from ansible_collections.vmforge.backup.plugins.module_utils._nbd import Export
+from ansible_collections.vmforge.backup.plugins.module_utils._programs import Background, need_program, run_program
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 _INFO_SECONDS = 60
 
 
-def need_program(name: str) -> str:
-    """The path of a program of the package ``qemu-utils`` (``qemu-img`` on Enterprise Linux).
-
-    Raises:
-        DependencyError: It is missing.
-    """
-    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/bin:/usr/sbin")
-    if path is None:
-        raise DependencyError(
-            f"The program {name} is missing on this host: package qemu-utils on Debian and Ubuntu, qemu-img on "
-            "Enterprise Linux. The role vmforge.backup.node installs it."
-        )
-    return path
+def _qemu_program(name: str) -> str:
+    return need_program(name, debian="qemu-utils", redhat="qemu-img")
 
 
 def allocated_estimate(path: str, *, image_format: str) -> int:
@@ -43,18 +29,18 @@ def allocated_estimate(path: str, *, image_format: str) -> int:
     Raises:
         SourceError: ``qemu-img`` cannot open it; says why.
     """
-    argv = [need_program("qemu-img"), "info", "-U", "--backing-chain", "--output=json", "-f", image_format, "--", path]
+    argv = [_qemu_program("qemu-img"), "info", "-U", "--backing-chain", "--output=json", "-f", image_format, "--", path]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_INFO_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
+        done = run_program(argv, timeout=_INFO_SECONDS)
+    except TimeoutError as error:
         raise SourceError(
             f"The disk image {path} did not answer within {_INFO_SECONDS} seconds. Is its storage there?",
             code="disk_unreadable",
         ) from error
-    if done.returncode:
-        reason = done.stderr.strip().replace("qemu-img: ", "")
+    if done.status:
+        reason = done.errors.strip().replace("qemu-img: ", "")
         raise SourceError(f"The disk image {path} cannot be opened: {reason}.", code="disk_unreadable")
-    layers: list[dict[str, Any]] = json.loads(done.stdout)
+    layers: list[dict[str, Any]] = json.loads(done.output)
     size = int(layers[0]["virtual-size"])
     # A block device has no holes that could be counted.
     allocated = sum(int(layer.get("actual-size", 0)) for layer in layers) or size
@@ -82,14 +68,13 @@ class ExportServer:
         is_device = Path(path).is_block_device()
         node = {"driver": "host_device" if is_device else "file", "filename": path}
         image = {"driver": image_format, "read-only": True, "force-share": True, "file": node}
-        self._process = subprocess.Popen(
+        self._server = Background(
             [
-                need_program("setpriv"), "--pdeathsig", "TERM", "--", need_program("qemu-nbd"),
-                "--read-only", "-t", "-e", str(clients), "-k", str(socket), "json:" + json.dumps(image),
+                need_program("setpriv", debian="util-linux", redhat="util-linux-core"), "--pdeathsig", "TERM", "--",
+                _qemu_program("qemu-nbd"), "--read-only", "-t", "-e", str(clients), "-k", str(socket),
+                "json:" + json.dumps(image),
             ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            log=socket.with_suffix(".log"),
         )  # fmt: skip
         try:
             self._wait()
@@ -99,25 +84,15 @@ class ExportServer:
 
     def close(self) -> None:
         """End the server and remove its socket."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        if self._process.stderr is not None:
-            self._process.stderr.close()
+        self._server.stop(patience=_STOP_SECONDS)
         self._socket.unlink(missing_ok=True)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
         while not self._socket.exists():
-            if self._process.poll() is not None:
-                reason = (self._process.stderr.read() if self._process.stderr else b"").decode(errors="replace").strip()
-                raise SourceError(
-                    f"qemu-nbd cannot open the disk: {reason or 'no reason given'}.", code="disk_unreadable"
-                )
+            if self._server.ended():
+                reason = self._server.said() or "no reason given"
+                raise SourceError(f"qemu-nbd cannot open the disk: {reason}.", code="disk_unreadable")
             if time.monotonic() > deadline:
                 raise SourceError(f"qemu-nbd did not start within {_START_SECONDS:.0f} seconds.")
             time.sleep(0.01)

@@ -177,7 +177,9 @@ class Campaign:
 
     def _await(self, child: Child) -> None:
         if not child.wait(_END_SECONDS):
-            stuck = subprocess.run(["ps", "-eLo", "pid,pgid,stat,wchan:20,args"], capture_output=True, text=True)
+            stuck = subprocess.run(
+                ["ps", "-eLo", "pid,pgid,stat,wchan:20,args"], capture_output=True, text=True, check=False
+            )
             lines = [line for line in stuck.stdout.splitlines() if f" {child.pid} " in line]
             raise BrokenError("the run did not end:\n" + "\n".join(lines))
 
@@ -286,7 +288,9 @@ class Campaign:
     def forgive(self) -> None:
         """After a failure: remove what it left, so that the following rounds fail for their own reasons only."""
         self.guest.virsh("list")
-        subprocess.run(["virsh", "-q", "-c", "qemu:///system", "domjobabort", self.guest.name], capture_output=True)
+        subprocess.run(
+            ["virsh", "-q", "-c", "qemu:///system", "domjobabort", self.guest.name], capture_output=True, check=False
+        )
         for path in self.scratch_dir.iterdir():
             path.unlink()
         for upload in self.checker.uploads():

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 from ansible_collections.vmforge.backup.plugins.module_utils._backup_xml import backup_xml, job_socket
 

@@ -75,7 +75,7 @@ def test_a_signal_ends_it_cleanly(engine: Engine, guest: Guest, number: int) -> 
 def test_a_second_signal_does_not_interrupt_the_cleaning_up(engine: Engine, guest: Guest) -> None:
     running = engine.start(guest, rate_limit=SLOW)
     running.middle()
-    for _ in range(20):
+    for _turn in range(20):
         running.kill(signal.SIGTERM)
         time.sleep(0.005)
     assert running.wait(30)["error"]["code"] == "cancelled"
