@@ -75,7 +75,7 @@ def inspect(domain: Domain, directory: VmDirectory, options: BackupOptions) -> I
 
 
 def _plan_disk(domain: Domain, disk: Disk, path: str | None) -> PlannedDisk:
-    info = domain.block_info(disk.target)
+    info = domain.block_info(disk)
     estimate = info.allocation or info.capacity
     if path is not None:
         estimate = allocated_estimate(path, image_format=disk.format)

@@ -168,6 +168,14 @@ class Hypervisor:
             lambda c: str(c.storagePoolLookupByName(pool).storageVolLookupByName(volume).path()),
         )
 
+    def volume_info(self, pool: str, volume: str) -> BlockInfo:
+        """Size and allocation of a storage volume."""
+        _type, capacity, allocation = self.call(
+            f"asking for volume {volume!r} of pool {pool!r}",
+            lambda c: c.storagePoolLookupByName(pool).storageVolLookupByName(volume).info(),
+        )
+        return BlockInfo(capacity=capacity, allocation=allocation)
+
 
 class Domain:
     """One domain, by UUID. Calls go through the hypervisor's connection and so outlive a restart of libvirtd."""
@@ -214,9 +222,13 @@ class Domain:
         """libvirt's number of this run of the domain, -1 when it does not run."""
         return self.call("asking for the id of", lambda d: int(d.ID()))
 
-    def block_info(self, target: str) -> BlockInfo:
+    def block_info(self, disk: Disk) -> BlockInfo:
         """Size and allocation of a disk."""
-        capacity, allocation, _physical = self.call(f"asking for disk {target} of", lambda d: d.blockInfo(target, 0))
+        if disk.pool is not None:
+            # By its target libvirt cannot tell it while the domain is off: "missing storage backend" (seen, 9.0).
+            return self.hypervisor.volume_info(disk.pool, disk.source)
+        what = f"asking for disk {disk.target} of"
+        capacity, allocation, _physical = self.call(what, lambda d: d.blockInfo(disk.target, 0))
         return BlockInfo(capacity=capacity, allocation=allocation)
 
     def source_path(self, disk: Disk) -> str:

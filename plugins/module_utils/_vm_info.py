@@ -124,7 +124,7 @@ def _describe_disk(domain: Domain, disk: Disk, state: DomainState) -> dict[str, 
     source, info = disk.source, None
     if obstacle is None and source:
         try:
-            source, info = domain.source_path(disk), domain.block_info(disk.target)
+            source, info = domain.source_path(disk), domain.block_info(disk)
         except NotFoundError:
             raise
         except VMForgeError as error:
