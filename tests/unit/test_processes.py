@@ -1,0 +1,88 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A process per VM: answers in order, deaths told apart, and signals that reach every one of them, once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from ansible_collections.vmforge.backup.plugins.module_utils._processes import run_each
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import Interrupted
+
+
+def died(index: int, why: str) -> dict[str, Any]:
+    return {"index": index, "why": why}
+
+
+def test_answers_come_in_order_whatever_ends_first() -> None:
+    def work(number: int) -> Callable[[], Any]:
+        def run() -> Any:
+            time.sleep(0.2 - number * 0.06)
+            return {"number": number, "pid": os.getpid(), "text": "é" * 100_000}
+
+        return run
+
+    found = run_each([work(number) for number in range(3)], parallel=3, died=died)
+    assert [value["number"] for value in found] == [0, 1, 2]
+    assert len({value["pid"] for value in found} | {os.getpid()}) == 4
+    assert all(len(value["text"]) == 100_000 for value in found)
+
+
+def test_never_more_than_so_many_at_a_time(tmp_path: Path) -> None:
+    def work() -> int:
+        mine = tmp_path / str(os.getpid())
+        mine.touch()
+        time.sleep(0.1)
+        count = len(list(tmp_path.iterdir()))
+        mine.unlink()
+        return count
+
+    assert max(run_each([work] * 5, parallel=2, died=died)) == 2
+
+
+def test_no_work() -> None:
+    assert run_each([], parallel=2, died=died) == []
+
+
+def test_ways_to_die_without_an_answer(capfd: pytest.CaptureFixture[str]) -> None:
+    def killed() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def raises() -> None:
+        raise KeyError("unexpected")
+
+    found = run_each([killed, raises, lambda: "fine"], parallel=1, died=died)
+    assert found[0] == {"index": 0, "why": "its process was killed by SIGKILL"}
+    assert found[1]["index"] == 1
+    assert "its process ended with" in found[1]["why"]
+    assert found[2] == "fine"
+    capfd.readouterr()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_is_passed_on_and_nothing_more_is_begun(number: signal.Signals) -> None:
+    def work() -> str:
+        try:
+            time.sleep(20)
+        except Interrupted as error:
+            # What cleans up is not interrupted again.
+            os.kill(os.getpid(), number)
+            return str(error)
+        return "not cancelled"
+
+    before = signal.getsignal(number)
+    threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+    begun = time.monotonic()
+    found = run_each([work] * 3, parallel=2, died=died)
+    assert time.monotonic() - begun < 10
+    assert all(number.name in text for text in found[:2]), found
+    assert found[2] == {"index": 2, "why": "it was not begun, for the run was stopped"}
+    assert signal.getsignal(number) == before
