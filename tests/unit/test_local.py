@@ -1,0 +1,105 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The backup directory: ids that only grow, one lock, commits by rename, and a directory that is never made up."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    BusyError,
+    FormatError,
+    InputError,
+    StorageError,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._local import PARTIAL, BackupDirectory, VmDirectory
+
+UUID = "0d6c63d8-64f7-4685-8b7d-fd3e5b49c83b"
+NOW = datetime(2026, 11, 22, 15, 12, 0, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> VmDirectory:
+    (tmp_path / UUID).mkdir()
+    return BackupDirectory(str(tmp_path)).vm(UUID)
+
+
+def test_ids_by_state(directory: VmDirectory) -> None:
+    for name in ("20261122T151200Z", "20261122T151100Z", "20261122T151300Z.partial", "20261122T151000Z.failed.json"):
+        (directory.path / name).mkdir()
+    for name in (".lock", "notes", "20261122T151200Z.partial.old", "20261122T15120Z", "x20261122T151200Z"):
+        (directory.path / name).touch()
+    assert directory.ids() == ["20261122T151100Z", "20261122T151200Z"]
+    assert directory.ids(PARTIAL) == ["20261122T151300Z"]
+    assert directory.known_ids() == {f"20261122T151{minute}00Z" for minute in range(4)}
+
+
+def test_an_id_is_reserved_above_all_known(directory: VmDirectory) -> None:
+    assert directory.reserve([], clock=lambda: NOW) == "20261122T151200Z"
+    later = NOW + timedelta(seconds=1)
+    assert directory.reserve(["20261122T151159Z"], clock=lambda: later) == "20261122T151201Z"
+    assert {path.name for path in directory.path.iterdir()} == {
+        "20261122T151200Z.partial",
+        "20261122T151201Z.partial",
+    }
+    with pytest.raises(InputError, match="lies in the future"):
+        directory.reserve(["20261122T161200Z"], clock=lambda: NOW)
+
+
+def test_a_failed_id_is_never_used_again(directory: VmDirectory) -> None:
+    (directory.path / "20261122T151200Z.failed.json").touch()
+    assert directory.reserve([], clock=lambda: NOW + timedelta(seconds=1)) == "20261122T151201Z"
+
+
+def test_a_commit_is_a_rename(directory: VmDirectory) -> None:
+    backup_id = directory.reserve([], clock=lambda: NOW)
+    (directory.entry(backup_id, PARTIAL) / "manifest.json").write_text("{}")
+    path = directory.commit(backup_id)
+    assert path == directory.entry(backup_id)
+    assert (path / "manifest.json").read_text() == "{}"
+    assert directory.ids(PARTIAL) == []
+    assert path.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("name", ["..", "20261122T151200Z/..", "latest", "", "20261122T151200Z\n"])
+def test_only_ids_become_paths(directory: VmDirectory, name: str) -> None:
+    with pytest.raises(FormatError, match="is not a backup id"):
+        directory.entry(name)
+
+
+def test_one_lock(directory: VmDirectory) -> None:
+    waits: list[float] = []
+    with directory.lock():
+        with pytest.raises(BusyError, match="lock_timeout") as caught, directory.lock():
+            raise AssertionError("unreachable")
+        assert caught.value.code == "locked"
+        with pytest.raises(BusyError), directory.lock(timeout=0.05, sleep=waits.append):
+            raise AssertionError("unreachable")
+    assert waits
+    with directory.lock():
+        pass
+
+
+def test_a_missing_directory_is_not_made(tmp_path: Path) -> None:
+    missing = BackupDirectory(str(tmp_path / "missing"))
+    with pytest.raises(StorageError, match="Is its file system mounted"):
+        missing.check()
+    assert not missing.path.exists()
+    with pytest.raises(StorageError, match="not an absolute path"):
+        BackupDirectory("backups").check()
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="is no directory"):
+        BackupDirectory(str(tmp_path / "file")).check()
+    BackupDirectory(str(tmp_path)).check()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_only_uuids_are_vms(directory: VmDirectory) -> None:
+    root = directory.path.parent
+    (root / "lost+found").mkdir()
+    (root / "link").symlink_to(root)
+    assert [found.uuid for found in BackupDirectory(str(root)).vms()] == [UUID]
