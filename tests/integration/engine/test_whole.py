@@ -99,11 +99,11 @@ def test_a_moved_backup_of_another_vm_is_not_fresh(engine: Engine, guest: Guest)
 def test_progress_is_told_every_second(engine: Engine, guest: Guest) -> None:
     running = engine.start(guest, rate_limit=6 * MIB)
     running.middle()
+    assert job(guest) == "Unbounded"
     seen = []
     while (now := running.progress()) and now["phase"] == "reading":
         if not seen or seen[-1]["updated"] != now["updated"]:
             seen.append(now)
-        assert job(guest) == "Unbounded"
     entry = running.wait()
     assert entry["error"] is None
     assert len(seen) >= 3
