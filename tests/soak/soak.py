@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.bed.guest import scratch_directory
 from tests.bed.hypervisor import PrivateLibvirt, private_libvirt
@@ -59,7 +60,7 @@ def _libvirt(directory: Path) -> Iterator[PrivateLibvirt]:
 def inside(place: str) -> int:
     """Run the campaign."""
     # Only here: this pulls in libvirt, which is to see the private daemon alone.
-    from tests.soak.campaign import Campaign, run_campaign
+    from tests.soak.campaign import Campaign
 
     holder, _colon, path = place.partition(":")
     libvirt = PrivateLibvirt(holder=int(holder), directory=Path(path) / "libvirt")
@@ -73,7 +74,7 @@ def inside(place: str) -> int:
         try:
             campaign.begin()
             until = time.monotonic() + float(minutes) * 60 if minutes else None
-            passed, failed = run_campaign(campaign, rounds=rounds, until=until, say=say)
+            passed, failed = run_rounds(campaign, rounds=rounds, until=until)
         finally:
             campaign.end()
     for outcome, count in sorted(campaign.outcomes.items()):
@@ -81,6 +82,27 @@ def inside(place: str) -> int:
     say(f"soak: SEED={seed} {time.monotonic() - began:.0f} s")
     say(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
+
+
+def run_rounds(campaign: Any, *, rounds: int, until: float | None) -> tuple[int, int]:
+    """Run rounds until there were so many, or until that time; how many passed and failed.
+
+    A round that fails is told, and its remains are kept out of the following ones' way as far as that goes.
+    """
+    passed = failed = number = 0
+    while number < rounds if until is None else time.monotonic() < until:
+        number += 1
+        began = time.monotonic()
+        try:
+            words = campaign.round()
+            passed += 1
+            say(f"{number:4} ok     {time.monotonic() - began:4.1f} s  {words}")
+        except (AssertionError, RuntimeError, TimeoutError, OSError, ValueError, KeyError) as error:
+            failed += 1
+            say(f"{number:4} FAILED {time.monotonic() - began:4.1f} s  {campaign.words}")
+            say(f"     {type(error).__name__}: {error}")
+            campaign.forgive()
+    return passed, failed
 
 
 def _leave(number: int, _frame: object) -> None:
