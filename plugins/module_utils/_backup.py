@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._compress import make_compressor
@@ -44,7 +45,8 @@ def manage_backups(request: Request) -> Outcome:
     _check_libraries(options)
     BackupDirectory(options.backup_dir).check()
     if options.s3 is not None:
-        check_access(S3Store(options.s3), must_answer=options.delete_local)
+        with closing(S3Store(options.s3)) as store:
+            check_access(store, must_answer=options.delete_local)
     refs = _resolve(options)
     if request.check_mode:
         return _outcome([_plan(options, ref) for ref in refs])

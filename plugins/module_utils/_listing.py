@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,14 @@ def list_backups(request: Request) -> Outcome:
     params = request.params
     wanted = checked_names(params["vm"])
     backup_id = checked_id(params["id"]) if params["id"] else None
-    bucket = None
+    path = Path(params["backup_dir"])
     if params["offsite"] == "s3":
         config = S3Config.from_params(params)
         need("boto3")
-        bucket = OffsiteListing(S3Store(config))
-    entries = list_entries(Path(params["backup_dir"]), bucket, wanted)
+        with closing(S3Store(config)) as store:
+            entries = list_entries(path, OffsiteListing(store), wanted)
+    else:
+        entries = list_entries(path, None, wanted)
     statuses = params["status"] or STATUSES
     chosen = [
         entry

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, Callable
 
@@ -51,8 +52,9 @@ def run_each(works: Sequence[Callable[[], Any]], *, parallel: int, died: Callabl
             while waiting or running:
                 while waiting and len(running) < parallel:
                     index = waiting.pop(0)
-                    pid, pipe = _start(works[index], running)
-                    running[pipe] = (pid, index, bytearray())
+                    with _signals_held_back():
+                        pid, pipe = _start(works[index], running)
+                        running[pipe] = (pid, index, bytearray())
                     selector.register(pipe, selectors.EVENT_READ)
                 for key, _events in selector.select(1.0):
                     _receive(key.fd, running, results, selector, died)
@@ -62,6 +64,16 @@ def run_each(works: Sequence[Callable[[], Any]], *, parallel: int, died: Callabl
     for index in range(len(works)):
         results.setdefault(index, died(index, "it was not begun, for the run was stopped"))
     return [results[index] for index in range(len(works))]
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """No signal gets lost between a fork, the handlers of the child, and the parent's knowing of it."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _start(work: Callable[[], Any], running: dict[int, tuple[int, int, bytearray]]) -> tuple[int, int]:
@@ -77,6 +89,7 @@ def _start(work: Callable[[], Any], running: dict[int, tuple[int, int, bytearray
         for other in (*running, reader):
             os.close(other)
         raise_on_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         answer = json.dumps(work()).encode()
         status = 0
     finally:
