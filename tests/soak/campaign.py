@@ -212,9 +212,14 @@ class Campaign:
         self.s3.start()
 
     def _kill_libvirtd(self, child: Child) -> None:
+        ran = self.guest.state() == "running"
         self.libvirt.kill()
         child.wait(self.random.uniform(0, 0.5))
         self.libvirt.start()
+        deadline = time.monotonic() + 10
+        # It answers before it has found its running domains again.
+        while ran and self.guest.state() != "running" and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     # The guest
 
