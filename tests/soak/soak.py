@@ -101,7 +101,11 @@ def run_rounds(campaign: Any, *, rounds: int, until: float | None) -> tuple[int,
             failed += 1
             say(f"{number:4} FAILED {time.monotonic() - began:4.1f} s  {campaign.words}")
             say(f"     {type(error).__name__}: {error}")
-            campaign.forgive()
+            try:
+                campaign.forgive()
+            except (RuntimeError, TimeoutError) as reason:
+                say(f"soak: cannot go on after that: {reason}")
+                break
     return passed, failed
 
 
