@@ -12,7 +12,7 @@ from typing import Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._definitions import read_definitions
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk, DomainSpec
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceChangedError, SourceError
 from ansible_collections.vmforge.backup.plugins.module_utils._files import write_file
 from ansible_collections.vmforge.backup.plugins.module_utils._guard import SpaceGuard, Ticker, free_bytes, reserve_bytes
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
@@ -89,7 +89,9 @@ class Capture:
                 is the caller's.
         """
         try:
-            with source:
+            # Watched from the first moment on: a guest fills scratch files also while block status is asked for.
+            with source, Ticker(_WATCH_SECONDS, source.watches(), self.stop, on_failure=source.release):
+                self._refuse_changed_disks()
                 definitions = read_definitions(self.domain, self.spec)
                 opened = [self._open(disk, source.exports[disk.target]) for disk in self.disks]
                 self._check_space(opened)
@@ -101,6 +103,12 @@ class Capture:
         for name, data in definitions.items():
             self._files.append(self.target.add_small(name, data))
         return self._write_manifest(source)
+
+    def _refuse_changed_disks(self) -> None:
+        """A disk that was plugged in since the plan was made is not in the job, and nobody would be told."""
+        now = [(disk.target, disk.source) for disk in self.domain.spec().disks]
+        if now != [(disk.target, disk.source) for disk in self.spec.disks]:
+            raise SourceChangedError(f"The disks of {self.vm.name!r} were changed as its backup began.")
 
     def _open(self, disk: Disk, export: Export) -> _OpenDisk:
         size, extents = export.allocated()
@@ -116,14 +124,14 @@ class Capture:
             needed = int(total * self.plan.ratio)
             check_space(needed=needed, free=free_bytes(path), reserve=reserve_bytes(path), path=path)
 
-    def _stream(self, source: Source, opened: Sequence[_OpenDisk]) -> None:
-        watches: list[Callable[[], None]] = list(source.watches())
+    def _stream(self, opened: Sequence[_OpenDisk]) -> None:
+        watches: list[Callable[[], None]] = [self.progress.write]
         if self.target.keep_local:
             watches.append(
                 SpaceGuard(str(self.target.directory.parent), what="backups are written", code="target_full")
             )
         limit = RateLimit(self.options.rate_limit)
-        with self._ticker(*watches), self._ticker(self.progress.write):
+        with self._ticker(*watches):
             for item in opened:
                 self._stream_disk(item, limit)
         self.stop.check()
@@ -131,7 +139,7 @@ class Capture:
     def _read(self, source: Source, opened: Sequence[_OpenDisk]) -> None:
         """Stream, and make sure that all of it was of one instant."""
         try:
-            self._stream(source, opened)
+            self._stream(opened)
         except SourceError:
             # Why it went away says more than that it did; libvirt knows it a moment later than we.
             deadline = time.monotonic() + _REASON_SECONDS

@@ -10,12 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, S3Error
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, InputError, S3Error
 from ansible_collections.vmforge.backup.plugins.module_utils._files import (
     read_json,
     remove_tree,
     storage_errors,
     sync_directory,
+    write_json,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._local import DELETING, MANIFEST, OFFSITE, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
@@ -66,27 +67,33 @@ def refuse_deletion(
         offsite.backup(manifest.id).refuse_locked()
 
 
-def begin_deletion(directory: VmDirectory, backup_id: str) -> None:
-    """Rename the backup, which from now on is none; one that lies only in S3 gets an empty directory as a note."""
+def begin_deletion(directory: VmDirectory, backup_id: str, offsite: OffsiteVm | None) -> None:
+    """Rename the backup, which from now on is none; one that lies only in S3 gets a directory with a note of where."""
     source, target = directory.entry(backup_id), directory.entry(backup_id, DELETING)
     with storage_errors(f"renaming {source}"):
         if source.is_dir():
             os.rename(source, target)
         else:
             target.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if offsite is not None:
+                write_json(target / OFFSITE, offsite.backup(backup_id).record(completed=True, local_kept=False))
         sync_directory(directory.path)
 
 
-def finish_deletion(directory: VmDirectory, backup_id: str, offsite: OffsiteVm | None) -> None:
-    """Delete in S3, the manifest first, and confirm; then the local files.
+def finish_deletion(directory: VmDirectory, backup_id: str, offsite: OffsiteVm | None, *, node: str) -> None:
+    """Delete in S3, the manifest first, and confirm; then the local files. Another node's is left to that node.
 
     Raises:
+        InputError: Its copy lies in another place than these S3 options lead to.
         S3Error: Something is still there; the directory keeps its name, and the next run goes on.
     """
     path = directory.entry(backup_id, DELETING)
-    has_copy = (path / OFFSITE).is_file() or not (path / MANIFEST).is_file()
+    if _node_of(path, node) != node:
+        return
+    has_copy = (path / OFFSITE).is_file()
     if offsite is not None:
         place = offsite.backup(backup_id)
+        _refuse_other_place(path, place, f"The deleted backup {backup_id}")
         place.store.delete(place.key(MANIFEST))
         for found in place.store.list(place.prefix + "/"):
             place.store.delete(found.key)
@@ -94,6 +101,14 @@ def finish_deletion(directory: VmDirectory, backup_id: str, offsite: OffsiteVm |
     elif has_copy:
         raise S3Error(f"{path} has a copy in S3 that can only be deleted with the S3 options.", code="s3_options")
     remove_tree(path)
+
+
+def _node_of(path: Path, default: str) -> str:
+    """The node that made a backup whose deletion was begun; its manifest may be gone or damaged already."""
+    try:
+        return decode_manifest((path / MANIFEST).read_bytes(), where=str(path)).vm.node
+    except (FileNotFoundError, FormatError):
+        return default
 
 
 def _refuse_other_place(path: Path, place: OffsiteBackup, name: str) -> None:

@@ -26,10 +26,18 @@ class Ticker:
         interval: Seconds.
         calls: Each is called every time.
         stop: Told of the first failure.
+        on_failure: Called then, in this thread: the others may still be waiting for a network.
     """
 
-    def __init__(self, interval: float, calls: Sequence[Callable[[], None]], stop: Stop) -> None:
-        self._interval, self._calls, self._stop = interval, calls, stop
+    def __init__(
+        self,
+        interval: float,
+        calls: Sequence[Callable[[], None]],
+        stop: Stop,
+        *,
+        on_failure: Callable[[], None] | None = None,
+    ) -> None:
+        self._interval, self._calls, self._stop, self._on_failure = interval, calls, stop, on_failure
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -43,15 +51,22 @@ class Ticker:
 
     def _run(self) -> None:
         while not self._closed.wait(self._interval):
-            try:
-                for call in self._calls:
-                    call()
-            except VMForgeError as error:
+            error = self._call_all()
+            if error is not None:
                 self._stop.fail(error)
+                if self._on_failure is not None:
+                    self._on_failure()
                 return
-            except OSError as error:
-                self._stop.fail(storage_error("watching the backup", error))
-                return
+
+    def _call_all(self) -> VMForgeError | None:
+        try:
+            for call in self._calls:
+                call()
+        except VMForgeError as error:
+            return error
+        except OSError as error:
+            return storage_error("watching the backup", error)
+        return None
 
 
 def free_bytes(path: str) -> int:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._delete import finish_deletion
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, S3Error
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, S3Error, VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._files import read_json, remove_tree, write_json
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
 from ansible_collections.vmforge.backup.plugins.module_utils._local import (
@@ -56,14 +57,21 @@ class Leftovers:
     def clear_storage(self) -> None:
         """Finish or discard partial backups, finish deletions, drop local disks whose drop was interrupted."""
         for backup_id in self._directory.ids(DELETING):
-            try:
-                finish_deletion(self._directory, backup_id, self._offsite)
-            except S3Error as error:
-                self.warnings.append(f"The deletion of {backup_id} could not be finished yet: {error}")
+            self._attempt(f"finish the deletion of {backup_id}", partial(self._finish_deletion, backup_id))
         for backup_id in self._directory.ids(PARTIAL):
-            self._clear_partial(backup_id)
+            self._attempt(f"clear the unfinished {backup_id}", partial(self._clear_partial, backup_id))
         for backup_id in self._directory.ids():
-            self._finish_drop(self._directory.entry(backup_id))
+            self._attempt(f"drop the local disks of {backup_id}", partial(self._finish_drop, backup_id))
+
+    def _attempt(self, what: str, work: Callable[[], None]) -> None:
+        """What cannot be cleared now is told, and never keeps a new backup from being made."""
+        try:
+            work()
+        except (VMForgeError, OSError) as error:
+            self.warnings.append(f"It was not possible to {what}; the next run tries again: {error}")
+
+    def _finish_deletion(self, backup_id: str) -> None:
+        finish_deletion(self._directory, backup_id, self._offsite, node=self._vm.node)
 
     def _clear_partial(self, backup_id: str) -> None:
         path = self._directory.entry(backup_id, PARTIAL)
@@ -87,12 +95,15 @@ class Leftovers:
                 self.warnings.append(f"{path} waits for a run with S3 to be finished there.")
                 return
             place = self._offsite.backup(backup_id)
+            place.refuse_incomplete(manifest)
             place.put(MANIFEST, data)
             write_json(path / OFFSITE, place.record(completed=True, local_kept=False))
         (path / PROGRESS).unlink(missing_ok=True)
         self._directory.commit(backup_id)
 
     def _discard(self, backup_id: str, state: dict[str, Any]) -> None:
+        # First the room that it takes, then the record: the disk may be full.
+        self.warnings.extend(discard(self._directory, backup_id, self._offsite))
         if not self._directory.entry(backup_id, FAILED).exists():
             record_failure(
                 self._directory,
@@ -104,9 +115,9 @@ class Leftovers:
                 message="The run ended without finishing: its process was killed, or the host went down. What it had "
                 "written was removed by the next run.",
             )
-        self.warnings.extend(discard(self._directory, backup_id, self._offsite))
 
-    def _finish_drop(self, path: Path) -> None:
+    def _finish_drop(self, backup_id: str) -> None:
+        path = self._directory.entry(backup_id)
         try:
             offsite = read_json(path / OFFSITE)
         except FileNotFoundError:

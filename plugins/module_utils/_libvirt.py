@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 from xml.etree import ElementTree
@@ -29,6 +30,7 @@ DEFAULT_URI = "qemu:///system"
 _MIN_LIBVIRT = 6_000_000
 # A domain that powers itself off during a job lets go of it only after half a minute (seen, libvirt 9.0).
 _ABORT_SECONDS = 120.0
+_THAW_SECONDS = 30
 _RECONNECT_SECONDS, _RECONNECT_PAUSE = 30.0, 0.5
 _AGENT_CHANNEL = ".//channel/target[@name='org.qemu.guest_agent.0'][@state='connected']"
 
@@ -75,8 +77,10 @@ class Hypervisor:
             HypervisorError: libvirt cannot be reached, or is too old.
         """
         try:
-            if self._connection is None or not self._connection.isAlive():
-                self._connection = libvirt.open(self.uri)
+            # A variable of its own: another thread may find the connection dead at the same time.
+            connection = self._connection
+            if connection is None or not connection.isAlive():
+                connection = self._connection = libvirt.open(self.uri)
                 self._reached = True
         except libvirt.libvirtError as error:
             raise HypervisorError(
@@ -84,7 +88,7 @@ class Hypervisor:
                 "Is libvirtd (or virtqemud) running on this host?",
                 code="libvirt_unreachable",
             ) from error
-        return self._connection
+        return connection
 
     def close(self) -> None:
         """Close the connection, before a fork for instance; the next call opens another."""
@@ -243,18 +247,23 @@ class Domain:
 
     def freeze(self, *, timeout: int) -> int:
         """Freeze the guest's filesystems; the number frozen. The agent has ``timeout`` seconds to answer."""
-        self.call("setting the agent's deadline of", lambda d: d.agentSetResponseTimeout(timeout, 0))
-        try:
+        with self._agent_deadline(timeout):
             return self.call("freezing the filesystems of", lambda d: int(d.fsFreeze()))
-        finally:
-            self.call(
-                "resetting the agent's deadline of",
-                lambda d: d.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0),
-            )
 
-    def thaw(self) -> int:
-        """Thaw the guest's filesystems; the number thawed."""
-        return self.call("thawing the filesystems of", lambda d: int(d.fsThaw()))
+    def thaw(self, *, timeout: int = _THAW_SECONDS) -> int:
+        """Thaw the guest's filesystems; the number thawed. The agent has ``timeout`` seconds to answer."""
+        with self._agent_deadline(timeout):
+            return self.call("thawing the filesystems of", lambda d: int(d.fsThaw()))
+
+    @contextlib.contextmanager
+    def _agent_deadline(self, seconds: int) -> Iterator[None]:
+        """Without one, libvirt waits for an agent's answer for good."""
+        self.call("setting the agent's deadline of", lambda d: d.agentSetResponseTimeout(seconds, 0))
+        try:
+            yield
+        finally:
+            forever = libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK
+            self.call("resetting the agent's deadline of", lambda d: d.agentSetResponseTimeout(forever, 0))
 
     def begin_backup(self, xml: str) -> None:
         """Start a backup job. Raises ``BusyError`` when another job holds the domain."""
@@ -331,6 +340,8 @@ def _translate(what: str, error: Any) -> HypervisorError | BusyError | NotFoundE
         return NotFoundError(message, code="vm_not_found")
     if code in (libvirt.VIR_ERR_OPERATION_UNSUPPORTED, libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_CONFIG_UNSUPPORTED):
         return HypervisorError(message, code="unsupported")
+    if code in (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED):
+        return HypervisorError(message, code="agent_silent")
     return HypervisorError(message)
 
 

@@ -121,12 +121,15 @@ def _is_wanted(entry: dict[str, Any], wanted: tuple[str, ...]) -> bool:
 
 
 def _local_entries(directory: VmDirectory) -> list[dict[str, Any]]:
-    entries = [_local_ready(directory.entry(backup_id)) for backup_id in directory.ids()]
+    # Listed once: a commit between two listings would be in neither.
+    listed = directory.entries()
+    entries = [_local_ready(directory.entry(backup_id)) for backup_id in directory.ids(entries=listed)]
     for suffix, status in ((PARTIAL, "partial"), (DELETING, "deleting")):
-        for backup_id in directory.ids(suffix):
+        for backup_id in directory.ids(suffix, entries=listed):
             path = directory.entry(backup_id, suffix)
             entries.append(unfinished_entry(directory.uuid, backup_id, status, _read(path / PROGRESS), path=str(path)))
-    entries += [failed_entry(directory.uuid, i, _read(directory.entry(i, FAILED))) for i in directory.ids(FAILED)]
+    failed = directory.ids(FAILED, entries=listed)
+    entries += [failed_entry(directory.uuid, i, _read(directory.entry(i, FAILED))) for i in failed]
     return entries
 
 

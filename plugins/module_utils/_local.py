@@ -106,9 +106,14 @@ class VmDirectory:
             except FileNotFoundError:
                 return []
 
-    def ids(self, suffix: str = "") -> list[str]:
-        """Ids of the entries with a suffix, oldest first: committed ones by default."""
-        names = (name[: len(name) - len(suffix)] for name in self.entries() if name.endswith(suffix))
+    def ids(self, suffix: str = "", *, entries: Iterable[str] | None = None) -> list[str]:
+        """Ids of the entries with a suffix, oldest first: committed ones by default.
+
+        Args:
+            entries: A listing made before, to see one moment through several questions.
+        """
+        listed = self.entries() if entries is None else entries
+        names = (name[: len(name) - len(suffix)] for name in listed if name.endswith(suffix))
         return [name for name in names if ID_PATTERN.match(name)]
 
     def known_ids(self) -> set[str]:

@@ -9,7 +9,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import NotFoundError, S3Error, StorageError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    NotFoundError,
+    S3Error,
+    StorageError,
+    VMForgeError,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._files import decode_json, read_json, write_json
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, OFFSITE
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
@@ -43,6 +48,11 @@ def check_access(store: S3Store, *, must_answer: bool) -> None:
         # Keys that may only write are a supported case.
         if error.code != _DENIED and (must_answer or error.code not in _PASSING):
             raise
+
+
+def is_passing(error: VMForgeError) -> bool:
+    """Whether another moment may cure it, rather than another configuration."""
+    return isinstance(error, S3Error) and error.code in _PASSING
 
 
 class OffsiteVm:
@@ -118,6 +128,17 @@ class OffsiteBackup:
         except NotFoundError:
             return None
         return decode_json(data, where=self.key(name))
+
+    def refuse_incomplete(self, manifest: Manifest) -> None:
+        """Raise ``S3Error`` unless every file of a manifest lies here, in its size: else it would claim what is not."""
+        sizes = {found.key: found.size for found in self.store.list(self.prefix + "/")}
+        missing = [record.name for record in manifest.files if sizes.get(self.key(record.name)) != record.size]
+        if missing:
+            raise S3Error(
+                f"{self.prefix} in bucket {self.store.config.bucket!r} lacks {', '.join(missing)} of it: it was "
+                "begun in another place, or what it had there was removed.",
+                code="s3_incomplete",
+            )
 
     def refuse_locked(self) -> None:
         """Raise ``S3Error`` with code ``s3_locked`` when object lock protects any file of it."""

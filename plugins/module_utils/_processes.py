@@ -51,8 +51,10 @@ def run_each(works: Sequence[Callable[[], Any]], *, parallel: int, died: Callabl
         with selectors.DefaultSelector() as selector:
             while waiting or running:
                 while waiting and len(running) < parallel:
-                    index = waiting.pop(0)
                     with _signals_held_back():
+                        if not waiting:
+                            break
+                        index = waiting.pop(0)
                         pid, pipe = _start(works[index], running)
                         running[pipe] = (pid, index, bytearray())
                     selector.register(pipe, selectors.EVENT_READ)

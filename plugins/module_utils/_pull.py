@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -32,6 +33,7 @@ SOCKET_PREFIX = "vmforge-"
 _LIBVIRT_DIRECTORY = Path("/var/lib/libvirt/qemu")
 # sockaddr_un.sun_path, without the final NUL.
 _MAX_SOCKET_PATH = 107
+_SETTLE_SECONDS, _WATCH_PAUSE = 3.0, 0.1
 
 
 @dataclass
@@ -82,10 +84,10 @@ class PullSource:
         xml = backup_xml(socket=self._socket, scratch=scratch, left_out=self.left_out)
         try:
             self._begin(xml)
+            self.exports = {disk.target: Export(self._socket, disk.target) for disk in self.disks}
         except BaseException:
             self.__exit__()
             raise
-        self.exports = {disk.target: Export(self._socket, disk.target) for disk in self.disks}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -96,18 +98,34 @@ class PullSource:
             finally:
                 Path(self._socket).unlink(missing_ok=True)
 
+    def release(self) -> None:
+        """End the job at once, from whichever thread found that it must end; leaving the context does the rest."""
+        try:
+            end_job(self.domain, self.scratch_dir, resume=not self._paused_before)
+        except VMForgeError as error:
+            self.warnings.append(f"The job could not be ended at once: {error}")
+
     def watches(self) -> Sequence[Callable[[], None]]:
         """The scratch files, their file system, and a pause of the guest."""
         return (self._scratch_guard, self._scratch_space, self._check_guest)
 
     def confirm(self) -> None:
         """Raise unless the job still runs: its data are then those of its beginning."""
+        stopped = self._is_stopped()
+        if not stopped and self.domain.backup_socket() == self._socket:
+            return
+        # When QEMU dies, libvirt may still call the domain running for a second, and its job is gone already (seen).
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while not stopped and time.monotonic() < deadline:
+            time.sleep(_WATCH_PAUSE)
+            stopped = self._is_stopped()
+        reason = "the domain was stopped" if stopped else "the backup job was ended by someone else"
+        raise SourceError(f"The backup of {self.domain.name!r} was interrupted: {reason}.", code="job_lost")
+
+    def _is_stopped(self) -> bool:
         state = self.domain.state()
         # A domain that powers itself off may stay in that state for half a minute, with its job (seen, libvirt 9.0).
-        stopped = not state.active or state.state == "shutdown"
-        if stopped or self.domain.backup_socket() != self._socket:
-            reason = "the domain was stopped" if stopped else "the backup job was ended by someone else"
-            raise SourceError(f"The backup of {self.domain.name!r} was interrupted: {reason}.", code="job_lost")
+        return not state.active or state.state == "shutdown"
 
     def _begin(self, xml: str) -> None:
         # Short: a freeze has a deadline, and beginning a job takes no time.
@@ -146,6 +164,10 @@ class PullSource:
             return self.domain.freeze(timeout=self.freeze_timeout)
         except VMForgeError as error:
             self.warnings.append(f"The guest's file systems could not be frozen: {error}")
+            if error.code != "agent_silent":
+                # The agent has answered; it thaws by itself what it had frozen when a freeze fails.
+                self.watchdog.disarm()
+                return None
             # The guest may have frozen some, or will in a moment: thawed all the same.
             return 0
 
@@ -171,9 +193,10 @@ class PullSource:
         found = list(_LIBVIRT_DIRECTORY.glob(f"domain-{self.domain.runtime_id()}-*"))
         if not found:
             raise SourceChangedError(f"{self.domain.name!r} has no runtime directory in {_LIBVIRT_DIRECTORY}.")
-        if len(str(found[0])) + len(SOCKET_PREFIX) + 1 + len(self.backup_id) > _MAX_SOCKET_PATH:
-            raise HypervisorError(f"The path {found[0]} is too long for a unix socket in it.")
-        return found[0]
+        if max(len(str(path)) for path in found) + len(SOCKET_PREFIX) + 1 + len(self.backup_id) > _MAX_SOCKET_PATH:
+            raise HypervisorError(f"The path of {found[0]} is too long for a unix socket in it.")
+        # A power loss may leave those of earlier runs, whose numbers begin anew.
+        return max(found, key=lambda path: path.stat().st_mtime)
 
 
 def scratch_path(scratch_dir: str, uuid: str, target: str) -> str:

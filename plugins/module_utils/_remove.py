@@ -62,8 +62,8 @@ def _remove(request: Request, options: BackupOptions, vm: VmRef, offsite: Offsit
         result.settle("deleted")
         if not request.check_mode:
             if manifest is not None:
-                begin_deletion(directory, backup_id)
-            finish_deletion(directory, backup_id, offsite)
+                begin_deletion(directory, backup_id, offsite)
+            finish_deletion(directory, backup_id, offsite, node=vm.node)
     return _outcome(result, changed=True, before=f"{vm.name}: backup {backup_id}\n")
 
 

@@ -30,6 +30,9 @@ class Source(Protocol):
     def __exit__(self, *exception: object) -> None:
         """Close it and leave nothing behind."""
 
+    def release(self) -> None:
+        """End what hurts the guest while it lasts; from any thread."""
+
     def watches(self) -> Sequence[Callable[[], None]]:
         """Checks to call twice a second; each raises when the backup must stop."""
 

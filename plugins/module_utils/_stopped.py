@@ -75,6 +75,9 @@ class StoppedSource:
                 server.close()
             remove_tree(self._directory)
 
+    def release(self) -> None:
+        """Nothing of it touches a guest."""
+
     def watches(self) -> Sequence[Callable[[], None]]:
         """That the domain is still stopped."""
         return (self._check_stopped,)

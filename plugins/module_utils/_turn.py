@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, OFFSITE, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, check_place, decode_manifest
-from ansible_collections.vmforge.backup.plugins.module_utils._model import parse_time
+from ansible_collections.vmforge.backup.plugins.module_utils._model import MAX_CLOCK_AHEAD, parse_time
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import is_pending
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
 
@@ -40,14 +41,24 @@ def plan_turn(directory: VmDirectory, options: BackupOptions, *, now: datetime) 
         manifest = _read_manifest(directory, backup_id, warnings)
         if manifest is None or manifest.vm.node != options.node:
             continue
-        young = options.max_age is not None and now - parse_time(manifest.instant) <= options.max_age
+        age = now - parse_time(manifest.instant)
+        # One from the future tells of a clock that was wrong, not of a fresh backup.
+        young = options.max_age is not None and -MAX_CLOCK_AHEAD <= age <= options.max_age
         path = directory.entry(backup_id)
         # Demanded when it was made, or now of one that would make a new backup unnecessary.
-        if options.s3 is not None and (is_pending(path) or (young and not (path / OFFSITE).exists())):
+        if options.s3 is not None and (_is_pending(path, warnings) or (young and not (path / OFFSITE).exists())):
             uploads.append(manifest)
         if young:
             fresh = manifest
     return Turn(tuple(uploads), fresh, tuple(warnings))
+
+
+def _is_pending(path: Path, warnings: list[str]) -> bool:
+    try:
+        return is_pending(path)
+    except FormatError as error:
+        warnings.append(error.message)
+        return False
 
 
 def _read_manifest(directory: VmDirectory, backup_id: str, warnings: list[str]) -> Manifest | None:

@@ -11,7 +11,6 @@ from typing import Any
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     BusyError,
     S3Error,
-    StorageError,
     VMForgeError,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failure
@@ -22,7 +21,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Dom
 from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._new_backup import NewBackup
-from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, upload_backup
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, is_passing, upload_backup
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._result import VmResult
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
@@ -104,14 +103,21 @@ class VmRun:
         if self._offsite is None:
             return None
         self._phase = "uploading"
+        first: VMForgeError | None = None
         for manifest in turn.uploads:
             place, path = self._offsite.backup(manifest.id), self._directory.entry(manifest.id)
             try:
                 upload_backup(place, path, drop_local=self._options.delete_local)
-            except (S3Error, StorageError) as error:
-                return S3Error(f"The copy of {manifest.id} in S3 is still missing: {error.message}", code=error.code)
+            except (VMForgeError, OSError) as error:
+                failure = as_failure(error)
+                text = f"The copy of {manifest.id} in S3 is still missing: {failure.message}"
+                first = first or S3Error(text, code=failure.code)
+                if is_passing(failure):
+                    # S3 is away: the others would fail alike, after long waits.
+                    break
+                continue
             self._result.describe("uploaded", manifest, path=path, s3_key=place.prefix)
-        return None
+        return first
 
     def _refuse_foreign_job(self) -> None:
         socket = self._domain.backup_socket()

@@ -50,9 +50,9 @@ class FakeDomain:
     def agent_connected(self) -> bool:
         return AGENT in self.devices
 
-    def block_info(self, target: str) -> BlockInfo:
-        if target in self.fails:
-            raise self.fails[target]
+    def block_info(self, disk: Disk) -> BlockInfo:
+        if disk.target in self.fails:
+            raise self.fails[disk.target]
         return BlockInfo(capacity=1000, allocation=10)
 
     def source_path(self, disk: Disk) -> str:

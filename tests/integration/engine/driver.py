@@ -233,14 +233,14 @@ def is_frozen(guest: Guest) -> bool:
     return str(json.loads(answer)["return"]) == "frozen"
 
 
-def assert_unhurt(engine: Engine, guest: Guest, *, state: str = "running") -> None:
+def assert_unhurt(engine: Engine, guest: Guest, *, state: str = "running", agent: bool = True) -> None:
     """The guest is as it was, and nothing of ours is left in libvirt, on the host or in the process table."""
     root = Path(f"/proc/{engine.namespace}/root") if engine.namespace else Path("/")
     assert guest.state() == state
     if state == "running":
         assert job(guest) == "None"
         guest.wait_more(9)
-        if guest.agent:
+        if guest.agent and agent:
             wait_for("the agent", lambda: is_connected(guest))
             assert not is_frozen(guest)
     assert os.listdir(engine.scratch_dir) == []

@@ -139,7 +139,7 @@ def test_kill_9_behind_the_rename(
     if not pid:
         for module in (_delete, _remove):
             if hasattr(module, where):
-                monkeypatch.setattr(module, where, lambda *_a: os.kill(os.getpid(), signal.SIGKILL))
+                monkeypatch.setattr(module, where, lambda *_a, **_k: os.kill(os.getpid(), signal.SIGKILL))
         offsite.remove(guest, entry["id"])
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
