@@ -101,7 +101,7 @@ def some_disk(seed: int, clusters: int, tail: int) -> bytes:
     """Random, compressible and zero clusters; the last one partial."""
     source = random.Random(seed)
     kinds = [source.randbytes(CLUSTER), b"text " * (CLUSTER // 5) + b"\n", bytes(CLUSTER)]
-    return b"".join(source.choice(kinds) for _ in range(clusters)) + source.choice(kinds)[: tail * 512]
+    return b"".join(source.choice(kinds) for _number in range(clusters)) + source.choice(kinds)[: tail * 512]
 
 
 @settings(max_examples=25, deadline=None)
@@ -155,7 +155,9 @@ def test_the_first_reason_stays() -> None:
 def test_the_rate_is_kept_over_all_threads() -> None:
     limit, stop = RateLimit(1_000_000), Stop()
     begun = time.monotonic()
-    threads = [threading.Thread(target=lambda: [limit.wait(50_000, stop) for _ in range(4)]) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: [limit.wait(50_000, stop) for _number in range(4)]) for _number in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
