@@ -156,8 +156,6 @@ def test_the_rate_is_kept_over_all_threads() -> None:
     limit, stop = RateLimit(1_000_000), Stop()
     begun = time.monotonic()
     threads = [threading.Thread(target=lambda: [limit.wait(50_000, stop) for _n in range(4)]) for _m in range(2)]
-        threading.Thread(target=lambda: [limit.wait(50_000, stop) for _number in range(4)]) for _number in range(2)
-    ]
     for thread in threads:
         thread.start()
     for thread in threads:
