@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import time
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import NotFoundError, VMForgeError
@@ -20,7 +19,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Dom
 
 _ARM, _DISARM = b"A", b"D"
 # The agent may still be answering the freeze itself; libvirt gives one command at a time to it.
-_TRY_SECONDS = 120.0
+_TRY_SECONDS = 60.0
 _RETRY_SECONDS = 1.0
 
 
@@ -36,6 +35,7 @@ class ThawWatchdog:
     def __init__(self, uri: str, uuid: str, *, deadline: float) -> None:
         self._uri, self._uuid, self._deadline = uri, uuid, deadline
         reader, self._pipe = os.pipe()
+        self._thawed = True
         self._pid = os.fork()
         if self._pid == 0:
             _in_child(self, reader)
@@ -49,16 +49,23 @@ class ThawWatchdog:
         """The guest is thawed."""
         os.write(self._pipe, _DISARM)
 
-    def close(self) -> None:
-        """End the watchdog; still armed, it thaws first. Waits for it."""
+    def close(self) -> bool:
+        """End the watchdog; still armed, it thaws first. Waits for it.
+
+        Returns:
+            False when it had to thaw and could not: the guest may still be frozen.
+        """
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
-            os.waitpid(self._pid, 0)
+            _pid, status = os.waitpid(self._pid, 0)
+            self._thawed = status == 0
+        return self._thawed
 
-    def watch(self, pipe: int) -> None:
-        """The watchdog's own life: return when the pipe closes or the deadline has passed, thawing if need be."""
+    def watch(self, pipe: int) -> bool:
+        """The watchdog's own life: until the pipe closes; thaws then or at the deadline if need be. Whether that worked."""
         armed_until: float | None = None
+        thawed = True
         while True:
             wait = None if armed_until is None else max(0.0, armed_until - time.monotonic())
             ready, _writable, _failed = select.select([pipe], [], [], wait)
@@ -68,25 +75,25 @@ class ThawWatchdog:
             elif order == _DISARM:
                 armed_until = None
             elif armed_until is None:
-                return
+                return thawed
             else:
-                self._thaw()
+                thawed = self._thaw()
                 armed_until = None
 
-    def _thaw(self) -> None:
+    def _thaw(self) -> bool:
         until = time.monotonic() + _TRY_SECONDS
         while True:
             try:
                 domain = Domain(Hypervisor(self._uri), self._uuid, self._uuid)
                 if domain.state().active:
                     domain.thaw()
-                return
+                return True
             except NotFoundError:
-                return
-            except VMForgeError as error:
+                return True
+            except VMForgeError:
+                # Told by the exit status; there is nobody else to tell.
                 if time.monotonic() > until:
-                    sys.stderr.write(f"vmforge-backup watchdog: {error}\n")
-                    return
+                    return False
             time.sleep(_RETRY_SECONDS)
 
 
@@ -105,8 +112,7 @@ def _in_child(watchdog: ThawWatchdog, pipe: int) -> None:
         null = os.open(os.devnull, os.O_RDWR)
         for standard in range(3):
             os.dup2(null, standard)
-        watchdog.watch(pipe)
-        status = 0
+        status = 0 if watchdog.watch(pipe) else 1
     finally:
         os._exit(status)
 

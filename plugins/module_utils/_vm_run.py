@@ -62,8 +62,11 @@ class VmRun:
         except (VMForgeError, OSError, Interrupted) as error:
             self._result.fail(as_failure(error), phase=self._new.phase if self._new is not None else self._phase)
         finally:
-            if self._watchdog is not None:
-                self._watchdog.close()
+            if self._watchdog is not None and not self._watchdog.close():
+                self._result.warn(
+                    f"The agent of {self._vm.name!r} does not answer, so it is not certain that its file systems are "
+                    f"thawed. Look at the guest; if it hangs: virsh domfsthaw {self._vm.uuid}"
+                )
         self._result.seconds = round(time.monotonic() - self._began, 1)
         return self._result.as_dict()
 
