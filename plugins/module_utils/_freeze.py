@@ -63,7 +63,7 @@ class ThawWatchdog:
         return self._thawed
 
     def watch(self, pipe: int) -> bool:
-        """The watchdog's own life: until the pipe closes; thaws then or at the deadline if need be. Whether that worked."""
+        """Its own life: until the pipe closes; thaws then, or at the deadline, if need be. Whether that worked."""
         armed_until: float | None = None
         thawed = True
         while True:

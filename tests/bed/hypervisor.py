@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
 import shutil
 import signal
@@ -84,7 +85,8 @@ def _open_kvm() -> bool:
     """
     with contextlib.suppress(OSError, KeyError):
         before = _KVM.stat()
-        if before.st_mode & 0o066 == 0:
+        group = before.st_gid == grp.getgrnam("kvm").gr_gid and before.st_mode & 0o060 == 0o060
+        if not group and before.st_mode & 0o006 != 0o006:
             _KVM_BEFORE.write_text(f"{before.st_mode & 0o777:o} {before.st_uid} {before.st_gid}\n")
             shutil.chown(_KVM, group="kvm")
             _KVM.chmod(0o660)
