@@ -34,6 +34,9 @@ from environments import (
 )
 from sanity import prepare_sanity
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.bed.hypervisor import system_libvirt
+
 CACHE = ROOT / ".cache"
 PACKAGE = "ansible_collections.vmforge.backup"
 _QUIET = {"ANSIBLE_NOCOLOR": "1", "PY_COLORS": "0", "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -245,7 +248,9 @@ def integration() -> bool:
         argv, env = _pytest(modern, "-m", "s3", "-o", "cache_dir=.cache/pytest-boto3", "tests/integration/s3")
         steps.append(Step("pytest, s3 with the newest boto3", argv, env=env, summary=_PYTEST_SUMMARY))
     tested = ", ".join(core for core, environment in cores.items() if environment)
-    return run_steps(f"Integration, ansible-core {tested}", steps)
+    # One libvirtd for all: whichever of them started it would stop it under the others.
+    with system_libvirt():
+        return run_steps(f"Integration, ansible-core {tested}", steps)
 
 
 def main(wanted: Sequence[str]) -> int:
