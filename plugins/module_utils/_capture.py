@@ -140,7 +140,10 @@ class Capture:
         """Stream, and make sure that all of it was of one instant."""
         try:
             self._stream(opened)
-        except SourceError:
+        except SourceError as error:
+            if error.code != SourceError.code:
+                # A watch has said already what is wrong, and ended the job for it.
+                raise
             # Why it went away says more than that it did; libvirt knows it a moment later than we.
             deadline = time.monotonic() + _REASON_SECONDS
             while time.monotonic() < deadline:
