@@ -170,7 +170,8 @@ def main(argv: list[str]) -> None:
         assert environment is not None
         os.chdir(ROOT)
         python = environment.make().bin("python")
-        os.execv(python, [python, *argv[1:]])
+        # Here and in what it starts, the checkout is importable as the collection.
+        os.execve(python, [python, *argv[1:]], dict(os.environ, PYTHONPATH=str(link())))
 
 
 if __name__ == "__main__":
