@@ -9,6 +9,7 @@ import zlib
 from typing import Any, Callable, Union
 
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import need, zstandard
+from ansible_collections.vmforge.backup.plugins.module_utils._qcow2 import CLUSTER_SIZE
 
 # QEMU inflates raw deflate streams of this window (block/qcow2-threads.c).
 _WINDOW_BITS = -12
@@ -31,7 +32,7 @@ def make_compressor(compression: str, level: int) -> Compressor | None:
         return None
     if compression == "zstd":
         need("zstandard")
-        compress: Compressor = zstandard.ZstdCompressor(level=level, write_content_size=True).compress
+        compress: Compressor = zstandard.ZstdCompressor(compression_params=_zstd_parameters(level)).compress
         return compress
 
     def deflate(data: bytes | bytearray | memoryview) -> bytes:
@@ -39,3 +40,14 @@ def make_compressor(compression: str, level: int) -> Compressor | None:
         return packer.compress(data) + packer.flush()
 
     return deflate
+
+
+def _zstd_parameters(level: int) -> Any:
+    """A level's parameters for input of one cluster; level 1 with a table that stays in the processor's first cache.
+
+    That makes it a tenth faster for a hundredth more bytes. (docs/benchmarks.md)
+    """
+    small = {"hash_log": 12, "min_match": 6} if level == 1 else {}
+    return zstandard.ZstdCompressionParameters.from_level(
+        level, source_size=CLUSTER_SIZE, write_content_size=True, **small
+    )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import DependencyError
@@ -24,14 +25,6 @@ try:
 except ImportError:
     zstandard = None
 
-try:
-    import boto3
-    import botocore
-except (ImportError, AttributeError):
-    # AttributeError: parts of it come from different places and do not fit; another interpreter may have it whole.
-    boto3 = None
-    botocore = None
-
 # Library -> (what it is for, Debian/Ubuntu package, Enterprise Linux package)
 _PACKAGES = {
     "libvirt": ("to talk to libvirt", "python3-libvirt", "python3-libvirt"),
@@ -39,6 +32,20 @@ _PACKAGES = {
     "zstandard": ("for zstd compression", "python3-zstandard", "python3-zstandard (EPEL)"),
     "boto3": ("to talk to S3", "python3-boto3", "python3-boto3"),
 }
+
+
+@functools.cache
+def botocore() -> Any:
+    """botocore with what boto3 loads of it; None where that is missing.
+
+    Loaded when S3 is first used: it takes longer than all the rest of a module's start.
+    """
+    try:
+        import boto3
+    except (ImportError, AttributeError):
+        # AttributeError: parts of it come from different places and do not fit; another interpreter may have it whole.
+        return None
+    return boto3.session.botocore
 
 
 def need(*libraries: str) -> None:
@@ -50,8 +57,8 @@ def need(*libraries: str) -> None:
     Raises:
         DependencyError: One is missing; names the package for each distribution.
     """
-    loaded: dict[str, Any] = {"libvirt": libvirt, "nbd": nbd, "zstandard": zstandard, "boto3": boto3 and botocore}
-    missing = tuple(name for name in libraries if loaded[name] is None)
+    loaded: dict[str, Any] = {"libvirt": libvirt, "nbd": nbd, "zstandard": zstandard}
+    missing = tuple(name for name in libraries if (botocore() if name == "boto3" else loaded[name]) is None)
     if not missing:
         return
     what = "; ".join(

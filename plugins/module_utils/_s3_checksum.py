@@ -62,7 +62,7 @@ def _probe(client: Any, config: S3Config) -> str:
     target = {"Bucket": config.bucket, "Key": config.key(".vmforge-checksum-probe")}
     try:
         upload = client.create_multipart_upload(ChecksumAlgorithm="SHA256", **target)["UploadId"]
-    except botocore.exceptions.ClientError as error:
+    except botocore().exceptions.ClientError as error:
         # Not for a checksum's sake: the caller's own upload would fail in the same way.
         if is_denied(error) or error_code(error) in CREDENTIAL_CODES or error_code(error) == "NoSuchBucket":
             raise
@@ -71,7 +71,7 @@ def _probe(client: Any, config: S3Config) -> str:
         wrong = base64.b64encode(hashlib.sha256(b"not " + _PROBE).digest()).decode()
         client.upload_part(UploadId=upload, PartNumber=1, Body=_PROBE, ChecksumSHA256=wrong, **target)
         return MD5
-    except botocore.exceptions.ClientError as error:
+    except botocore().exceptions.ClientError as error:
         return SHA256 if error.response["ResponseMetadata"]["HTTPStatusCode"] == 400 else MD5
     finally:
         _abort(client, UploadId=upload, **target)
@@ -80,7 +80,7 @@ def _probe(client: Any, config: S3Config) -> str:
 def _abort(client: Any, **upload: Any) -> None:
     try:
         client.abort_multipart_upload(**upload)
-    except botocore.exceptions.ClientError as error:
+    except botocore().exceptions.ClientError as error:
         # Keys that may only put: an upload without a part costs nothing, and the caller shall not fail for it.
         if not is_denied(error):
             raise

@@ -97,7 +97,7 @@ class ClientMaker:
         self._connections = connections
         try:
             self._session = _session(config)
-        except botocore.exceptions.BotoCoreError as error:
+        except botocore().exceptions.BotoCoreError as error:
             raise translate(error, "open a session", config) from None
 
     def make(self, *, patient: bool) -> Any:
@@ -120,7 +120,7 @@ class ClientMaker:
                     verify=_trust(config),
                     config=_settings(config, patient, self._connections),
                 )
-            except (botocore.exceptions.BotoCoreError, ValueError) as error:
+            except (botocore().exceptions.BotoCoreError, ValueError) as error:
                 raise translate(error, "open a session", config) from None
         _sign_known_payloads(client)
         _allow_only_new(client)
@@ -133,16 +133,16 @@ class ClientMaker:
 def botocore_errors() -> tuple[type[Any], ...]:
     """What a client raises; evaluated late, for the library may be missing when this file is imported."""
     return (
-        botocore.exceptions.BotoCoreError,
-        botocore.exceptions.ClientError,
-        botocore.parsers.ResponseParserError,
+        botocore().exceptions.BotoCoreError,
+        botocore().exceptions.ClientError,
+        botocore().parsers.ResponseParserError,
         *broken_answers(),
     )
 
 
 def broken_answers() -> tuple[type[Any], ...]:
     """What botocore lets through unchanged, and untried again, when a connection is cut in the middle of an answer."""
-    return (botocore.httpsession.ProtocolError, botocore.httpsession.URLLib3ReadTimeoutError)
+    return (botocore().httpsession.ProtocolError, botocore().httpsession.URLLib3ReadTimeoutError)
 
 
 def accepts(client: Any, operation: str, parameter: str) -> bool:
@@ -151,13 +151,13 @@ def accepts(client: Any, operation: str, parameter: str) -> bool:
 
 
 def _session(config: S3Config) -> Any:
-    session = botocore.session.Session(profile=config.profile)
+    session = botocore().session.Session(profile=config.profile)
     session.register_component("data_loader", _loader())
     if not config.access_key:
         return session
     # With keys given, nothing that lies on the host may interfere: no profile from the environment, no config files.
     for name, value in (("profile", None), ("config_file", os.devnull), ("credentials_file", os.devnull)):
-        provider = botocore.configprovider.ConstantProvider(value)
+        provider = botocore().configprovider.ConstantProvider(value)
         session.get_component("config_store").set_config_provider(name, provider)
     session.set_credentials(config.access_key, config.secret_key, config.session_token)
     return session
@@ -166,7 +166,7 @@ def _session(config: S3Config) -> Any:
 @functools.cache
 def _loader() -> Any:
     """Reads S3's description, which takes longer than all else, once per process."""
-    return botocore.loaders.create_loader()
+    return botocore().loaders.create_loader()
 
 
 def _settings(config: S3Config, patient: bool, connections: int) -> Any:
@@ -178,12 +178,12 @@ def _settings(config: S3Config, patient: bool, connections: int) -> Any:
         "read_timeout": _READ_TIMEOUT,
         "max_pool_connections": connections,
     }
-    options = botocore.config.Config.OPTION_DEFAULTS
+    options = botocore().config.Config.OPTION_DEFAULTS
     # Since 1.36 boto3 adds CRC trailers to every upload, which many servers refuse. We send checksums of our own.
     for name in ("request_checksum_calculation", "response_checksum_validation"):
         if name in options:
             wanted[name] = "when_required"
-    return botocore.config.Config(**wanted)
+    return botocore().config.Config(**wanted)
 
 
 def _trust(config: S3Config) -> bool | str | None:
@@ -204,13 +204,13 @@ def _sign_known_payloads(client: Any) -> None:
 
     The signature covers x-amz-content-sha256, so a server that checks signatures also checks the part.
     """
-    if _SIGNER not in botocore.auth.AUTH_TYPE_MAPS:
-        base = botocore.auth.S3SigV4Auth
+    if _SIGNER not in botocore().auth.AUTH_TYPE_MAPS:
+        base = botocore().auth.S3SigV4Auth
 
         def payload(self: Any, request: Any) -> Any:
             return getattr(request.data, "sha256_hex", None) or base.payload(self, request)
 
-        botocore.auth.AUTH_TYPE_MAPS[_SIGNER] = type("KnownPayloadAuth", (base,), {"payload": payload})
+        botocore().auth.AUTH_TYPE_MAPS[_SIGNER] = type("KnownPayloadAuth", (base,), {"payload": payload})
     for operation in ("UploadPart", "PutObject"):
         client.meta.events.register(f"choose-signer.s3.{operation}", _choose_known_payload)
 

@@ -271,7 +271,7 @@ def fill(body: Any, into: memoryview) -> None:
         while done < len(into):
             block = body.read(min(_BLOCK, len(into) - done))
             if not block:
-                raise botocore.exceptions.IncompleteReadError(actual_bytes=done, expected_bytes=len(into))
+                raise botocore().exceptions.IncompleteReadError(actual_bytes=done, expected_bytes=len(into))
             into[done : done + len(block)] = block
             done += len(block)
 

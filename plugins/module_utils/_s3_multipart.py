@@ -205,7 +205,7 @@ class MultipartUpload:
         """Whether the server knows the upload no more; taken as such where keys have no right to ask."""
         try:
             answer = self._quick.list_parts(UploadId=self.upload_id, **self._target)
-        except botocore.exceptions.ClientError as error:
+        except botocore().exceptions.ClientError as error:
             if error_code(error) == "NoSuchBucket":
                 raise
             return True

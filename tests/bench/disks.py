@@ -65,7 +65,7 @@ def make_disk(path: Path, *, data: int, size: int) -> None:
 
 def make_guest(name: str, directory: Path, image: Path) -> Guest:
     """A guest that boots and does nothing."""
-    return Guest(f"vmforge-bench-{name}", directory, [Disk(image)], mode="idle", records_on=["vda"])
+    return Guest(f"bench-{name}", directory, [Disk(image)], mode="idle", records_on=["vda"])
 
 
 def start(guest: Guest) -> None:

@@ -140,7 +140,7 @@ def test_a_failure_anywhere_ends_all_of_it(where: str) -> None:
     deadline = time.monotonic() + 5
     while threading.active_count() > threads and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
 
 
 def test_the_first_reason_stays() -> None:
