@@ -85,6 +85,12 @@ class S3Error(VMForgeError):
     code = "s3"
 
 
+class DatabaseError(VMForgeError):
+    """The database refused, failed or is not what it should be."""
+
+    code = "database"
+
+
 class FormatError(VMForgeError):
     """Data of ours that cannot be read: a manifest, a sidecar or an image that is not what it should be."""
 
@@ -95,3 +101,9 @@ class CancelledError(VMForgeError):
     """The run was asked to stop, by a signal or because another part of it failed."""
 
     code = "cancelled"
+
+
+class PolicyError(VMForgeError):
+    """A policy that cannot be obeyed: it would keep nothing, or a value in it has no meaning."""
+
+    code = "policy"
