@@ -25,12 +25,13 @@ try:
 except ImportError:
     zstandard = None
 
-# Library -> (what it is for, Debian/Ubuntu package, Enterprise Linux package)
+# Library -> (what it is for, Debian/Ubuntu package, Enterprise Linux package, role that installs it)
 _PACKAGES = {
-    "libvirt": ("to talk to libvirt", "python3-libvirt", "python3-libvirt"),
-    "nbd": ("to read disks over NBD", "python3-libnbd", "python3-libnbd"),
-    "zstandard": ("for zstd compression", "python3-zstandard", "python3-zstandard (EPEL)"),
-    "boto3": ("to talk to S3", "python3-boto3", "python3-boto3"),
+    "libvirt": ("to talk to libvirt", "python3-libvirt", "python3-libvirt", "node"),
+    "nbd": ("to read disks over NBD", "python3-libnbd", "python3-libnbd", "node"),
+    "zstandard": ("for zstd compression", "python3-zstandard", "python3-zstandard (EPEL)", "node"),
+    "boto3": ("to talk to S3", "python3-boto3", "python3-boto3", "node"),
+    "pymysql": ("to talk to MariaDB and MySQL", "python3-pymysql", "python3-PyMySQL", "catalog"),
 }
 
 
@@ -48,6 +49,16 @@ def botocore() -> Any:
     return boto3.session.botocore
 
 
+@functools.cache
+def pymysql() -> Any:
+    """PyMySQL, loaded when a database is first used; None where it is missing."""
+    try:
+        import pymysql as library
+    except ImportError:
+        return None
+    return library
+
+
 def need(*libraries: str) -> None:
     """Make sure that libraries can be imported.
 
@@ -58,13 +69,15 @@ def need(*libraries: str) -> None:
         DependencyError: One is missing; names the package for each distribution.
     """
     loaded: dict[str, Any] = {"libvirt": libvirt, "nbd": nbd, "zstandard": zstandard}
-    missing = tuple(name for name in libraries if (botocore() if name == "boto3" else loaded[name]) is None)
+    lazy = {"boto3": botocore, "pymysql": pymysql}
+    missing = tuple(name for name in libraries if (lazy[name]() if name in lazy else loaded[name]) is None)
     if not missing:
         return
     what = "; ".join(
         f"{name} ({why}): package {debian} on Debian and Ubuntu, {redhat} on Enterprise Linux"
-        for name, (why, debian, redhat) in ((name, _PACKAGES[name]) for name in missing)
+        for name, (why, debian, redhat, _role) in ((name, _PACKAGES[name]) for name in missing)
     )
+    role = _PACKAGES[missing[0]][3]
     raise DependencyError(
-        f"Missing Python library on this host: {what}. The role vmforge.backup.node installs them.", libraries=missing
+        f"Missing Python library on this host: {what}. The role vmforge.backup.{role} installs them.", libraries=missing
     )

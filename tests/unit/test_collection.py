@@ -19,7 +19,7 @@ MODULES = sorted((ROOT / "plugins" / "modules").glob("vmforge_*.py"))
 NODE_CODE = sorted((ROOT / "plugins").rglob("*.py"))
 ROLES = sorted(path.parents[1] for path in (ROOT / "roles").glob("*/tasks/main.yml"))
 HEADER = (ROOT / "plugins" / "module_utils" / "_errors.py").read_text().splitlines()[:3]
-IO_LIBRARIES = {"boto3", "botocore", "libvirt", "nbd", "zstandard"}
+IO_LIBRARIES = {"boto3", "botocore", "libvirt", "nbd", "pymysql", "zstandard"}
 
 
 def load(path: Path) -> Any:
