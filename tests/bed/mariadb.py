@@ -154,7 +154,7 @@ def mariadb(*options: str, tls: bool = False) -> Iterator[MariaDB]:
 
 
 def certificates(directory: Path) -> Path:
-    """Make a CA, and ``server.pem`` with ``server.key`` of 127.0.0.1 and localhost; the path of the CA's certificate."""
+    """Make a CA, and ``server.pem`` with ``server.key`` of 127.0.0.1 and localhost; where the CA's certificate is."""
     directory.mkdir()
     (directory / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
     new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
@@ -173,12 +173,12 @@ def _install(directory: Path) -> None:
 def _make_admin(server: MariaDB) -> None:
     import pymysql
 
-    with contextlib.closing(pymysql.connect(unix_socket=server.socket, user="root")) as connection:
-        with connection.cursor() as cursor:
-            for host in ("localhost", "%"):
-                account = (server.admin, host)
-                cursor.execute("CREATE USER %s@%s IDENTIFIED BY %s", (*account, server.admin_password))
-                cursor.execute("GRANT ALL PRIVILEGES ON *.* TO %s@%s WITH GRANT OPTION", account)
+    connection = pymysql.connect(unix_socket=server.socket, user="root")
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        for host in ("localhost", "%"):
+            account = (server.admin, host)
+            cursor.execute("CREATE USER %s@%s IDENTIFIED BY %s", (*account, server.admin_password))
+            cursor.execute("GRANT ALL PRIVILEGES ON *.* TO %s@%s WITH GRANT OPTION", account)
 
 
 def _as_user() -> list[str]:
