@@ -131,9 +131,9 @@ def read_values(text: str) -> dict[str, Line]:
 def rewrite(text: str, values: Mapping[str, str]) -> EnvPlan:
     """Plan to set values; every other line stays as it is, to the byte.
 
-    A name is set where it stands last, for the last one wins; a new one is added at the end, in the order given. Lines of
-    ours end in a bare line feed, for a shell would take a carriage return for a part of the value. A comment behind a
-    value is kept above it.
+    A name is set where it stands last, for the last one wins; a new one is added at the end, in the order given. Lines
+    of ours end in a bare line feed, for a shell would take a carriage return for a part of the value. A comment behind
+    a value is kept above it.
 
     Raises:
         InputError: A name or a value cannot be written.
@@ -194,7 +194,7 @@ def _duplicates(lines: list[Line], values: Mapping[str, str]) -> dict[str, list[
 def _warnings(plan: EnvPlan, values: Mapping[str, str]) -> Iterator[str]:
     for name, numbers in plan.duplicates.items():
         where = ", ".join(map(str, numbers))
-        yield f"{name} stands in it {len(numbers)} times (lines {where}): the last one counts, the others are left as they are."
+        yield f"{name} stands there {len(numbers)} times (lines {where}): the last counts, the others stay as they are."
     lines = split_lines(plan.text)
     if plan.text.startswith("\ufeff"):
         yield "It begins with a byte order mark, which every reader takes for a part of the first line's name."
@@ -205,9 +205,9 @@ def _warnings(plan: EnvPlan, values: Mapping[str, str]) -> Iterator[str]:
             yield f"Line {number} sets {found[1]} for a shell alone: VMForge's loader does not know export."
         if line.name in values and number - 1 in quotes:
             opened = quotes[number - 1] + 1
-            yield f"A shell does not see {line.name} in line {number}: line {opened} opens a quote that it does not close."
+            yield f"A shell does not see {line.name} in line {number}: line {opened} leaves a quote open."
         if not all(_is_plain(char) or char in "\t\r\n\ufeff" for char in text):
             yield f"Line {number} holds what is no text in UTF-8: systemd may refuse the whole file."
     for name in values:
         if systemd.get(name) != values[name]:
-            yield f"systemd does not see {name} as it is: a line above it opens a quote that it does not close."
+            yield f"systemd does not see {name} as it is: a line above it leaves a quote open."

@@ -236,7 +236,7 @@ def test_a_comment_behind_a_value_is_no_value_and_is_kept(line: str, meant: str,
 
 def test_what_hides_our_lines_is_told() -> None:
     said = rewrite("A=it's\nK=1\n", {"K": "2"}).warnings
-    assert said == ["A shell does not see K in line 2: line 1 opens a quote that it does not close."]
+    assert said == ["A shell does not see K in line 2: line 1 leaves a quote open."]
     said = rewrite('A="open\nK=1\n', {"K": "2"}).warnings
     assert any(text.startswith("systemd does not see K") for text in said)
     said = rewrite("K=1\nexport K=9\n", {"K": "2"}).warnings
@@ -284,7 +284,7 @@ def test_every_other_line_stays_and_a_second_time_changes_nothing(old: list[str]
     raw = plan.text.encode("utf-8", "surrogateescape")
     assert (loader(raw)[b"K"], loader(raw)[b"L"]) == (value.encode(), b"1")
     assert not rewrite(plan.text, {"K": value, "L": "1"}).changes
-    others = {name: found for name, found in loader(text.encode("utf-8", "surrogateescape")).items()}
+    others = loader(text.encode("utf-8", "surrogateescape"))
     assert {**others, b"K": value.encode(), b"L": b"1"} == loader(raw)
     kept = [line for line in old if line.strip() and not line.lstrip().startswith(("K", "L"))]
     assert [line for line in lines(plan) if line in kept] == kept
