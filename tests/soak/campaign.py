@@ -210,6 +210,7 @@ class Campaign:
         self.s3.stop(signal.SIGKILL)
         child.wait(self.random.uniform(0, 1.5))
         self.s3.start()
+        self.checker.wait_for_s3()
 
     def _kill_libvirtd(self, child: Child) -> None:
         ran = self.guest.state() == "running"

@@ -140,6 +140,22 @@ class Checker:
         strays = [key for key in self.keys("") if key.split("/")[-2] not in ready | pending]
         require(not strays, f"objects without a backup: {strays}")
 
+    def wait_for_s3(self) -> None:
+        """A server that was killed answers before it finds its objects again, and calls that an internal error."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                for key in self.keys(""):
+                    self.client.get_object(Bucket=self.s3.bucket, Key=key, Range="bytes=0-0")["Body"].read()
+                return
+            except self.client.exceptions.NoSuchKey:
+                # Deleted by the run that goes on.
+                continue
+            except self.client.exceptions.ClientError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
     def uploads(self) -> list[dict[str, Any]]:
         """Multipart uploads that nobody finished."""
         found: list[dict[str, Any]] = self.client.list_multipart_uploads(Bucket=self.s3.bucket).get("Uploads", [])
