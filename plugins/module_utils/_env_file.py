@@ -96,11 +96,12 @@ class EnvFile:
                 descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return cls(place, "", None)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(descriptor)
+            kind = "directory" if stat.S_ISDIR(found.st_mode) else "device, a pipe or a socket"
+            raise InputError(f"{place} is a {kind} and not a .env file.", code="not_a_file")
         with os.fdopen(descriptor, "rb") as stream, storage_errors(f"reading {place}"):
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                kind = "directory" if stat.S_ISDIR(found.st_mode) else "device, a pipe or a socket"
-                raise InputError(f"{place} is a {kind} and not a .env file.", code="not_a_file")
             data = stream.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES or b"\0" in data:
             raise InputError(f"{place} is not a .env file: it is too large or holds zero bytes.", code="not_a_file")

@@ -1,0 +1,185 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``vmforge_env`` on real files: rights, links, copies, and what is no ``.env`` file at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.vmforge.backup.plugins.module_utils._env_set import set_env
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import StorageError
+from ansible_collections.vmforge.backup.plugins.module_utils._module import Request
+from tests.bed.ansible import Ansible, found_cores
+
+SECRET = "s3cr3t'of the panel"
+NOBODY = 65534
+UNSET = {"secret_values": {}, "owner": None, "group": None, "mode": "0640"}
+
+
+@pytest.fixture(scope="module")
+def core() -> Ansible:
+    """The newest core: what is tested is our own code."""
+    return found_cores()[-1]
+
+
+def run(core: Ansible, *argv: str, module: str = "vmforge_env", **args: Any) -> dict[str, Any]:
+    """The result of the one task, and with it all that was ``printed``."""
+    with tempfile.TemporaryDirectory() as place:
+        book, result = Path(place) / "play.yml", Path(place) / "result.json"
+        task = {f"vmforge.backup.{module}": args, "register": "done", "ignore_errors": True}
+        keep = {"ansible.builtin.copy": {"content": "{{ done | to_json }}", "dest": str(result)}, "check_mode": False}
+        keep.update(diff=False, become=False)
+        play = {"hosts": "localhost", "gather_facts": False, "tasks": [task, keep]}
+        book.write_text(json.dumps([{**play, "vars": {"ansible_python_interpreter": "/usr/bin/python3"}}]))
+        done = core.run("ansible-playbook", str(book), *argv)
+        assert result.exists(), done.stdout + done.stderr
+        found: dict[str, Any] = json.loads(result.read_text())
+        return {**found, "printed": done.stdout + done.stderr}
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Path:
+    """A file of somebody else, as a panel has it."""
+    path = tmp_path / ".env"
+    path.write_text("# panel\nDB_PASSWORD=hush\nBACKUP_DIR=/old\n")
+    path.chmod(0o644)
+    os.chown(path, NOBODY, NOBODY)
+    return path
+
+
+def copies(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.name}.*~"))
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_check_mode_and_the_run_show_one_plan_without_secrets(core: Ansible, env: Path) -> None:
+    wanted = {"values": {"BACKUP_DIR": "/new", "S3_SSL": True}, "secret_values": {"S3_SECRET_KEY": SECRET}}
+    old = env.read_bytes()
+    planned = run(core, "--check", "--diff", "-vvv", path=str(env), **wanted)
+    assert (planned["changed"], env.read_bytes(), copies(env)) == (True, old, [])
+    done = run(core, "--diff", "-vvv", path=str(env), **wanted)
+    assert (done["diff"], done["names"]) == (planned["diff"], planned["names"])
+    assert done["names"] == ["BACKUP_DIR", "S3_SSL", "S3_SECRET_KEY"]
+    for shown in (planned, done):
+        assert SECRET not in str(shown)
+        assert "hush" not in str(shown)
+    assert "BACKUP_DIR=/old\n" in done["diff"]["before"]
+    assert "S3_SECRET_KEY=(hidden)\n" in done["diff"]["after"]
+    assert env.read_text() == f'# panel\nDB_PASSWORD=hush\nBACKUP_DIR=/new\nS3_SSL=1\nS3_SECRET_KEY="{SECRET}"\n'
+    assert (mode(env), env.stat().st_uid, env.stat().st_gid) == (0o640, NOBODY, NOBODY)
+    [copy] = copies(env)
+    assert (str(copy), copy.read_bytes(), mode(copy)) == (done["backup_file"], old, 0o600)
+    again = run(core, path=str(env), **wanted)
+    assert (again["changed"], len(copies(env))) == (False, 1)
+    assert not list(env.parent.glob(".env.??????*[!~]"))
+
+
+def test_rights_alone_are_set_without_a_copy(core: Ansible, env: Path) -> None:
+    done = run(core, "--diff", path=str(env), owner="root", group="0")
+    assert (done["changed"], done["names"], copies(env)) == (True, [], [])
+    assert "mode 0644" in done["diff"]["before"]
+    assert (mode(env), env.stat().st_uid, env.stat().st_gid) == (0o640, 0, 0)
+    assert not run(core, path=str(env), owner="root", mode="0640")["changed"]
+    assert run(core, path=str(env), mode=0o600)["changed"]
+    assert mode(env) == 0o600
+
+
+def test_a_file_that_is_missing_is_made(core: Ansible, tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    assert run(core, "--check", path=str(path), values={"A": 1})["created"]
+    assert not path.exists()
+    done = run(core, path=str(path), values={"A": 1})
+    assert (done["created"], path.read_text(), mode(path)) == (True, "A=1\n", 0o640)
+    failed = run(core, path=str(tmp_path / "no" / ".env"), values={"A": 1})
+    assert "its directory does not exist" in failed["msg"]
+
+
+def test_links_are_followed_unless_somebody_else_may_have_led_us(core: Ansible, env: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(".env")
+    done = run(core, path=str(link), values={"BACKUP_DIR": "/new"})
+    assert (done["path"], link.is_symlink(), os.readlink(link)) == (str(env), True, ".env")
+    assert "BACKUP_DIR=/new\n" in env.read_text()
+    os.chown(link, 1234, 1234, follow_symlinks=False)
+    failed = run(core, path=str(link), values={"BACKUP_DIR": "/bad"})
+    assert "user 1234" in failed["msg"]
+    os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
+    assert not run(core, path=str(link), values={"BACKUP_DIR": "/new"}).get("failed")
+    (tmp_path / "dangling").symlink_to("nothing")
+    assert "which does not exist" in run(core, path=str(tmp_path / "dangling"), values={"A": 1})["msg"]
+    (tmp_path / "loop").symlink_to("loop")
+    assert "leads to itself" in run(core, path=str(tmp_path / "loop"), values={"A": 1})["msg"]
+    assert "BACKUP_DIR=/new\n" in env.read_text()
+
+
+def test_what_is_no_file_is_a_clear_error(core: Ansible, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "binary").write_bytes(b"A=1\0\n")
+    for name, said in (("", "is a directory"), ("pipe", "is a device, a pipe"), ("binary", "holds zero bytes")):
+        failed = run(core, path=str(tmp_path / name), values={"A": 1})
+        assert said in failed["msg"]
+        assert failed["failed"]
+    assert (tmp_path / "binary").read_bytes() == b"A=1\0\n"
+    assert "not an absolute path" in run(core, path="relative/.env", values={"A": 1}).get("msg", "")
+
+
+def test_a_file_that_cannot_be_read_or_replaced_is_a_clear_error() -> None:
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        env = Path(place) / ".env"
+        env.write_text("A=1\n")
+        for allowed, said in (
+            (0o600, f"Reading {env} failed: Permission denied"),
+            (0o644, "failed: Permission denied"),
+        ):
+            env.chmod(allowed)
+            os.seteuid(NOBODY)
+            try:
+                with pytest.raises(StorageError, match=said):
+                    set_env(Request({"path": str(env), "values": {"A": 2}, "backup": True, **UNSET}))
+            finally:
+                os.seteuid(0)
+            assert env.read_text() == "A=1\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"values": {"S3_SECRET_KEY": "x"}}, "belongs in secret_values"),
+        ({"values": {"A": "1"}, "secret_values": {"A": "2"}}, "in both"),
+        ({"values": {"A": ["1"]}}, "no text and no number"),
+        ({"values": {"A": "it's $1"}}, "The value of A cannot be written"),
+        ({"values": {"A B": "1"}}, "no name of a variable"),
+        ({"values": {"A": "1"}, "owner": "nobody-here"}, "no user 'nobody-here'"),
+        ({"values": {"A": "1"}, "mode": "rw"}, "no octal number"),
+    ],
+)
+def test_a_wrong_option_is_named_and_nothing_is_changed(
+    core: Ansible, env: Path, args: dict[str, Any], said: str
+) -> None:
+    old = env.read_bytes()
+    failed = run(core, path=str(env), **args)
+    assert said in failed["msg"]
+    assert (env.read_bytes(), copies(env)) == (old, [])
+
+
+def test_values_are_read_as_the_panel_reads_them(core: Ansible, env: Path) -> None:
+    env.write_text("BACKUP_DIR=/a\nBACKUP_DIR='/b c'\nS3_SSL=1   # yes\nS3_SECRET_KEY=hush\r\n")
+    found = run(core, module="vmforge_env_info", path=str(env))
+    assert found["settings"] == {"BACKUP_DIR": "/b c", "S3_SSL": "1"}
+    assert "S3_SSL" in found["warnings"][0]
+    found = run(core, module="vmforge_env_info", path=str(env), names=["S3_SECRET_KEY"])
+    assert found["settings"] == {"S3_SECRET_KEY": "hush"}
+    found = run(core, module="vmforge_env_info", path=str(env.parent / "none"))
+    assert (found["exists"], found["settings"]) == (False, {})
