@@ -42,6 +42,7 @@ RIGHTS: dict[str, list[str]] = {
         "s3:ListBucketMultipartUploads",
     ],
     "blind_delete": ["s3:DeleteObject"],
+    "no_versions": ["s3:DeleteObject", "s3:GetObject", "s3:ListBucket"],
 }
 
 
@@ -58,13 +59,14 @@ class S3Server:
     """A server that runs, or did.
 
     Attributes:
-        endpoint: ``http://127.0.0.1:<port>``.
+        endpoint: ``http://127.0.0.1:<port>``, unless it was given another address.
         access_key: Of the identity with all rights.
         bucket: Exists already.
         write_only: May upload and abort, nothing else. None where the server knows no rights, as the next two.
         no_delete: May do all but delete.
         delete_only: May list, also versions and unfinished uploads, and delete.
         blind_delete: May delete, and not even look.
+        no_versions: May look, list and delete, and knows nothing of versions.
     """
 
     endpoint: str
@@ -77,12 +79,18 @@ class S3Server:
     no_delete: Keys | None = None
     delete_only: Keys | None = None
     blind_delete: Keys | None = None
+    no_versions: Keys | None = None
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def port(self) -> int:
-        """Where it listens on 127.0.0.1."""
+        """Where it listens."""
         return int(self.endpoint.rpartition(":")[2])
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return self.endpoint.rpartition("/")[2].rpartition(":")[0]
 
     def params(self, keys: Keys | None = None, **more: Any) -> dict[str, Any]:
         """Module options to reach it, as the full identity or with other keys."""
@@ -118,7 +126,7 @@ class S3Server:
                 self.command, cwd=self.directory, env=environment, stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + _READY_SECONDS
-        while not answers(self.port):
+        while not answers(self.port, self.address):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise RuntimeError(f"{self.command[0]} did not start:\n{(self.directory / 'log').read_text()[-3000:]}")
@@ -140,6 +148,13 @@ class S3Server:
 @contextlib.contextmanager
 def weed(tmp_dir: Path | str, port: int | None = None) -> Iterator[S3Server]:
     """Run SeaweedFS with a bucket and four identities; its data live in ``tmp_dir`` and outlast it."""
+    server = weed_server(tmp_dir, port)
+    with _running(server):
+        yield server
+
+
+def weed_server(tmp_dir: Path | str, port: int | None = None, *, address: str = "127.0.0.1") -> S3Server:
+    """Prepare SeaweedFS with four identities, to be started by hand; without a bucket."""
     directory = Path(tmp_dir)
     (directory / "data").mkdir(parents=True, exist_ok=True)
     keys = {name: Keys(f"{name}_key", secrets.token_hex(16)) for name in ("full", *RIGHTS)}
@@ -148,13 +163,13 @@ def weed(tmp_dir: Path | str, port: int | None = None) -> Iterator[S3Server]:
     s3, master, volume, filer, admin = weed_ports(port)
     # The Lance and Iceberg ports are for tables; the UI and telemetry are of no use here.
     options = (
-        f"-dir={directory / 'data'} -ip=127.0.0.1 -ip.bind=127.0.0.1 -s3.config={directory / 's3.json'} "
+        f"-dir={directory / 'data'} -ip={address} -ip.bind={address} -s3.config={directory / 's3.json'} "
         f"-s3.port={s3} -master.port={master} -volume.port={volume} -filer.port={filer} -admin.port={admin} "
         "-s3.port.iceberg=0 -s3.port.lance=0 -admin.ui=false -webdav=false "
         "-s3.allowDeleteBucketNotEmpty=false -master.telemetry=false"
     )
-    server = S3Server(
-        f"http://127.0.0.1:{s3}",
+    return S3Server(
+        f"http://{address}:{s3}",
         keys["full"].access_key,
         keys["full"].secret_key,
         BUCKET,
@@ -162,8 +177,6 @@ def weed(tmp_dir: Path | str, port: int | None = None) -> Iterator[S3Server]:
         directory,
         **{name: keys[name] for name in RIGHTS},
     )
-    with _running(server):
-        yield server
 
 
 @contextlib.contextmanager
@@ -199,9 +212,9 @@ def weed_ports(first: int | None = None) -> list[int]:
     return ([first] if first else []) + _free_ports(4 if first else 5, spread=10_000)
 
 
-def answers(port: int) -> bool:
+def answers(port: int, address: str = "127.0.0.1") -> bool:
     """Whether an HTTP(S) server answers there: any status will do, also one that says TLS was expected."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection(address, port, timeout=5)
     try:
         connection.request("GET", "/")
         return connection.getresponse().status < 500

@@ -1,0 +1,46 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``python -m tests.fleet up|down|info|revive|clean [NAME] [NODE]``: a fleet to try things on, from a checkout."""
+
+from __future__ import annotations
+
+import argparse
+
+from tests.fleet.fleet import NODES, Fleet
+from tests.fleet.image import image, remove_images
+
+
+def main() -> None:
+    """Do as told."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fleet", description=__doc__)
+    parser.add_argument("action", choices=["image", "up", "down", "info", "kill", "revive", "clean"])
+    parser.add_argument("name", nargs="?", default="default", help="of the fleet")
+    parser.add_argument("--node", choices=NODES, default=NODES[-1], help="for kill and revive")
+    given = parser.parse_args()
+    fleet = Fleet(given.name)
+    if given.action == "image":
+        print(image())
+    elif given.action == "up":
+        fleet.up()
+        _tell(fleet)
+    elif given.action == "info":
+        _tell(fleet)
+    elif given.action == "kill":
+        fleet.hosts[given.node].kill()
+    elif given.action == "revive":
+        fleet.revive(given.node)
+    else:
+        fleet.down()
+        if given.action == "clean":
+            remove_images()
+
+
+def _tell(fleet: Fleet) -> None:
+    print(f"ansible-playbook -i {fleet.directory / 'inventory'} playbooks/list.yml")
+    for host, address in fleet.state["addresses"].items():
+        print(f"ssh -F /dev/null -o StrictHostKeyChecking=no -i {fleet.directory / 'key'} root@{address}   # {host}")
+    print(f"S3: {fleet.s3.endpoint}/{fleet.s3.bucket}")
+
+
+main()
