@@ -46,6 +46,8 @@ _UPDATE = (
     f"INSERT INTO backups (id, {_NAMES}) VALUES (%s, {', '.join(['%s'] * len(COLUMNS))}) "
     f"ON DUPLICATE KEY UPDATE {', '.join(f'{name} = VALUES({name})' for name in COLUMNS)}"
 )
+# Some servers would set a TIMESTAMP to now.
+_DELETE = "UPDATE backups SET status = 'deleted', created_at = created_at WHERE id IN"
 
 
 def sync_catalog(request: Request) -> Outcome:
@@ -90,7 +92,7 @@ def write_changes(database: Database, plan: CatalogPlan) -> None:
     keys = [row.key for row in plan.rows(DELETE)]
     for start in range(0, len(keys), _AT_ONCE):
         some = keys[start : start + _AT_ONCE]
-        database.execute(f"UPDATE backups SET status = 'deleted' WHERE id IN ({', '.join(['%s'] * len(some))})", some)
+        database.execute(f"{_DELETE} ({', '.join(['%s'] * len(some))})", some)
 
 
 def _listing(params: Mapping[str, Any]) -> Listing:
