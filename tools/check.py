@@ -28,6 +28,7 @@ from environments import (
     core_environment,
     link,
     lint_environment,
+    molecule_environment,
     pythons,
     system_version,
     unit_environment,
@@ -234,7 +235,8 @@ def integration() -> bool:
         if environment is None:
             say(f"== Integration: no Python here runs ansible-core {core}: found {', '.join(sorted(pythons()))}")
     modern = unit_environment(UNIT_PYTHONS[-1])
-    make_environments([*cores.values(), modern])
+    molecule = molecule_environment()
+    make_environments([*cores.values(), modern, molecule])
     system = cores[CORES[0]]
     assert system is not None
     found = [f"{core}={environment.path}" for core, environment in cores.items() if environment]
@@ -247,6 +249,7 @@ def integration() -> bool:
     if modern and modern is not system:
         argv, env = _pytest(modern, "-m", "s3", "-o", "cache_dir=.cache/pytest-boto3", "tests/integration/s3")
         steps.append(Step("pytest, s3 with the newest boto3", argv, env=env, summary=_PYTEST_SUMMARY))
+    steps.append(Step("molecule, fleet", [molecule.bin("molecule"), "test", "-s", "fleet"], env=_collection_env(molecule)))
     tested = ", ".join(core for core, environment in cores.items() if environment)
     # One libvirtd for all: whichever of them started it would stop it under the others.
     with system_libvirt():

@@ -138,6 +138,12 @@ def core_environment(core: str) -> Environment | None:
     return Environment(name, python, (requirement,)) if python else None
 
 
+def molecule_environment() -> Environment:
+    """Molecule with the oldest core, beside what the test bed needs."""
+    wanted = (f"ansible-core=={CORES[0]}.*", *_system_cryptography(), "-r", "requirements/molecule.txt")
+    return Environment("molecule", SYSTEM_PYTHON, (*wanted, "-r", "requirements/test.txt"), system_packages=True)
+
+
 def unit_environment(version: str) -> Environment | None:
     """Unit tests under one Python: the distribution's with its libraries, any other with the newest from PyPI."""
     if version == system_version():

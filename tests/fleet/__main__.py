@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python -m tests.fleet up|down|info|revive|clean [NAME] [NODE]``: a fleet to try things on, from a checkout."""
+"""``python -m tests.fleet up|down|info|verify|kill|revive|image|clean [NAME]``: a fleet to try things on, from a checkout."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import argparse
 
 from tests.fleet.fleet import NODES, Fleet
 from tests.fleet.image import image, remove_images
+from tests.fleet.verify import compare
 
 
 def main() -> None:
     """Do as told."""
     parser = argparse.ArgumentParser(prog="python -m tests.fleet", description=__doc__)
-    parser.add_argument("action", choices=["image", "up", "down", "info", "kill", "revive", "clean"])
+    parser.add_argument("action", choices=["image", "up", "down", "info", "verify", "kill", "revive", "clean"])
     parser.add_argument("name", nargs="?", default="default", help="of the fleet")
     parser.add_argument("--node", choices=NODES, default=NODES[-1], help="for kill and revive")
     given = parser.parse_args()
@@ -26,6 +27,8 @@ def main() -> None:
         _tell(fleet)
     elif given.action == "info":
         _tell(fleet)
+    elif given.action == "verify":
+        _verify(fleet)
     elif given.action == "kill":
         fleet.hosts[given.node].kill()
     elif given.action == "revive":
@@ -41,6 +44,15 @@ def _tell(fleet: Fleet) -> None:
     for host, address in fleet.state["addresses"].items():
         print(f"ssh -F /dev/null -o StrictHostKeyChecking=no -i {fleet.directory / 'key'} root@{address}   # {host}")
     print(f"S3: {fleet.s3.endpoint}/{fleet.s3.bucket}")
+
+
+def _verify(fleet: Fleet) -> None:
+    found = compare(fleet)
+    for problem in found.problems:
+        print(problem)
+    if found.problems:
+        raise SystemExit(f"{len(found.problems)} problems")
+    print(f"{found.backups} backups: database, disks and bucket agree")
 
 
 main()
