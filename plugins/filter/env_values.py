@@ -13,7 +13,7 @@ author: VMForge contributors (@vmforge)
 description:
   - Variables win, then what the master's file says, then what the host's own file says, then defaults.
     Only for the two keys of S3 the host's own file comes before the master's.
-positional: own, master
+positional: own, master, adopted
 options:
   _input:
     description: What the variables say by key, V(null) where they say nothing.
@@ -27,6 +27,11 @@ options:
     description: What the master's file says.
     type: dict
     default: {}
+  adopted:
+    description: Variables that were only taken from the host's own file before.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Key -> variable without "vmforge_backup_", and what is written where nobody says anything.
@@ -45,7 +45,10 @@ def env_variables(settings: Mapping[str, str]) -> dict[str, Any]:
 
 
 def env_values(
-    wanted: Mapping[str, Any], own: Mapping[str, str], master: Mapping[str, str] | None = None
+    wanted: Mapping[str, Any],
+    own: Mapping[str, str],
+    master: Mapping[str, str] | None = None,
+    adopted: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Decide what a host's file is to say.
 
@@ -53,16 +56,20 @@ def env_values(
         wanted: Key -> what the variables say; None where they say nothing.
         own: What the host's own file says.
         master: What the master's file says, which the others follow. None if there is no master, or this is it.
+        adopted: Variables that were only taken from the host's own file before, and say nothing new.
 
     Returns:
         ``values``; ``secrets``; ``problems``: sentences about what cannot be decided.
     """
     values: dict[str, str] = {}
     problems: list[str] = []
-    given = _without_scheme(wanted)
+    taken = set(adopted)
+    given = _without_scheme(
+        {key: None if f"vmforge_backup_{KEYS[key][0]}" in taken else value for key, value in wanted.items()}
+    )
     for key, (name, default) in KEYS.items():
         first, second = (own, master or {}) if key in OWN else (master or {}, own)
-        if given.get(key) is not None:
+        if given.get(key) is not None and (given[key] != "" or key != "BACKUP_OFFSITE"):
             values[key] = _text(given[key])
         else:
             values[key] = first.get(key) or second.get(key) or default
