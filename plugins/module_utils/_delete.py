@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, InputError, S3Error
 from ansible_collections.vmforge.backup.plugins.module_utils._files import (
@@ -39,18 +39,29 @@ def find_backup(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: st
 
 
 def refuse_deletion(
-    directory: VmDirectory, offsite: OffsiteVm | None, manifest: Manifest, *, vm: VmRef, now: datetime
+    directory: VmDirectory,
+    offsite: OffsiteVm | None,
+    manifest: Manifest,
+    *,
+    vm: VmRef,
+    now: datetime,
+    copy_is_gone: bool = False,
+    child_of: Callable[[str], str | None] | None = None,
 ) -> None:
     """Raise ``InputError`` if a backup must not be deleted; nothing is touched here.
 
     It must not while a child builds on it, a hold protects it, S3 holds it locked, it is another node's, or its copy in
     S3 could not be deleted along with it.
+
+    Args:
+        copy_is_gone: Whether its copy in S3 is known to be deleted.
+        child_of: Finds a child of a backup where that is known already; else all manifests here are read.
     """
     name = f"Backup {manifest.id} of {manifest.vm.name!r}"
     if manifest.vm.node != vm.node:
         raise InputError(f"{name} belongs to node {manifest.vm.node!r}; delete it there.", code="other_node")
     path = directory.entry(manifest.id)
-    if (path / OFFSITE).is_file() and offsite is None:
+    if (path / OFFSITE).is_file() and offsite is None and not copy_is_gone:
         raise InputError(
             f"{name} has a copy in S3; give the S3 options too, or that copy would be orphaned.", code="offsite"
         )
@@ -60,7 +71,7 @@ def refuse_deletion(
         until = hold.get("until")
         if until is None or parse_time(until) > now:
             raise InputError(f"{name} is held ({hold.get('reason') or 'no reason given'}); free it first.", code="held")
-    child = _child(directory, manifest.id)
+    child = child_of(manifest.id) if child_of is not None else _child(directory, manifest.id)
     if child is not None:
         raise InputError(f"{name} is the parent of {child}, which could not be restored without it.", code="has_child")
     if offsite is not None:
@@ -80,8 +91,13 @@ def begin_deletion(directory: VmDirectory, backup_id: str, offsite: OffsiteVm | 
         sync_directory(directory.path)
 
 
-def finish_deletion(directory: VmDirectory, backup_id: str, offsite: OffsiteVm | None, *, node: str) -> None:
+def finish_deletion(
+    directory: VmDirectory, backup_id: str, offsite: OffsiteVm | None, *, node: str, copy_is_gone: bool = False
+) -> None:
     """Delete in S3, the manifest first, and confirm; then the local files. Another node's is left to that node.
+
+    Args:
+        copy_is_gone: Whether its copy in S3 is known to be deleted; only the local files are left then.
 
     Raises:
         InputError: Its copy lies in another place than these S3 options lead to.
@@ -94,11 +110,8 @@ def finish_deletion(directory: VmDirectory, backup_id: str, offsite: OffsiteVm |
     if offsite is not None:
         place = offsite.backup(backup_id)
         _refuse_other_place(path, place, f"The deleted backup {backup_id}")
-        place.store.delete(place.key(MANIFEST))
-        for found in place.store.list(place.prefix + "/"):
-            place.store.delete(found.key)
-        place.store.abort_multiparts(place.prefix + "/")
-    elif has_copy:
+        place.delete_all()
+    elif has_copy and not copy_is_gone:
         raise S3Error(f"{path} has a copy in S3 that can only be deleted with the S3 options.", code="s3_options")
     remove_tree(path)
 

@@ -145,6 +145,17 @@ class OffsiteBackup:
         for found in self.store.list(self.prefix + "/"):
             refuse_locked(self.store, found.key)
 
+    def delete_all(self) -> None:
+        """Delete it: the manifest first, so that what is left at any time is no backup; every version, and confirmed.
+
+        Raises:
+            S3Error: Something is still there, or may be.
+        """
+        self.store.delete(self.key(MANIFEST))
+        for found in self.store.list(self.prefix + "/"):
+            self.store.delete(found.key)
+        self.store.abort_multiparts(self.prefix + "/")
+
     def discard(self) -> None:
         """Remove what a run that failed has left: unfinished uploads, then objects. Never with a manifest there.
 

@@ -1,0 +1,155 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Prunes one VM's copies in S3 with keys that nodes do not have; and reaps what nobody in a bucket owns any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from ansible_collections.vmforge.backup.plugins.module_utils._backup_set import Backup
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, VMForgeError, internal_errors
+from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, parse_id, parse_time
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteBackup, OffsiteVm
+from ansible_collections.vmforge.backup.plugins.module_utils._prune_options import PruneOptions
+from ansible_collections.vmforge.backup.plugins.module_utils._prune_plan import Case, VmListing
+from ansible_collections.vmforge.backup.plugins.module_utils._prune_record import PolicyRecord
+from ansible_collections.vmforge.backup.plugins.module_utils._prune_result import PruneResult, as_failure
+from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import Unfinished
+from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import HOLD
+
+ABANDONED = timedelta(days=1)
+_WAITS = {"held": "held", "s3_locked": "locked"}
+
+
+class BucketPrune:
+    """One VM's turn in the bucket, from a machine that has none of its directories."""
+
+    def __init__(self, options: PruneOptions, case: Case, offsite: OffsiteVm, *, now: datetime) -> None:
+        self._options, self._case, self._offsite, self._now = options, case, offsite, now
+        self._record = PolicyRecord(Path(options.state_dir) / f"{case.listing.uuid}.json")
+        doomed = case.plan.deleted if case.plan is not None else ()
+        self._doomed = [b for b in doomed if "s3" in case.listing.ready[b.id, b.node]["copies"]]
+        self.result = PruneResult(case, options.node, self._doomed)
+        self.gone: list[dict[str, str]] = []
+
+    def run(self, *, check_mode: bool) -> PruneResult:
+        """Do it, or in check mode tell what would be done; failures are in the result, not raised."""
+        try:
+            with internal_errors():
+                self._prune(check_mode)
+        except (VMForgeError, OSError) as error:
+            failure = as_failure(error)
+            self.result.fail(failure, result="confirm" if failure.code == "confirm" else "failed")
+        self.result.settle(check_mode=check_mode)
+        return self.result
+
+    def _prune(self, check_mode: bool) -> None:
+        listing, plan, policy = self._case.listing, self._case.plan, self._case.policy
+        begun = [str(entry["id"]) for node, entry in listing.unfinished if node and entry["status"] == "deleting"]
+        for backup_id in begun:
+            self._finish(backup_id, check_mode)
+        if plan is None or policy is None:
+            return
+        if check_mode:
+            for backup in self._doomed:
+                self.result.note(backup, "planned")
+        try:
+            self._record.check(plan, policy, confirmed=self._options.confirm)
+        except InputError as error:
+            if not check_mode:
+                raise
+            self.result.warnings.append(error.message)
+        if check_mode:
+            return
+        for backup in plan.deleted:
+            self._attempt(backup)
+        self._record.write(policy)
+
+    def _finish(self, backup_id: str, check_mode: bool) -> None:
+        """A node began to delete it, and must be told that its copy is gone."""
+        place = self._offsite.backup(backup_id)
+        if backup_id in (self._case.listing.in_bucket or ()):
+            self.result.cleared.append(f"unfinished deletion of {backup_id} in S3")
+        if not check_mode:
+            place.delete_all()
+            self._confirm(backup_id, place)
+
+    def _attempt(self, backup: Backup) -> None:
+        place = self._offsite.backup(backup.id)
+        try:
+            if backup in self._doomed:
+                self._refuse_held(backup, place)
+                place.refuse_locked()
+                place.delete_all()
+                self.result.note(backup, "deleted")
+            if backup.id not in self._still_owned(backup):
+                self._confirm(backup.id, place)
+        except (VMForgeError, OSError) as error:
+            failure = as_failure(error)
+            self.result.note(backup, _WAITS.get(failure.code, "failed"), failure.message)
+
+    def _still_owned(self, backup: Backup) -> set[str]:
+        """Ids of which the bucket has something that this plan does not delete."""
+        listed = self._case.listing.in_bucket or set()
+        return set() if backup in self._doomed else listed
+
+    def _confirm(self, backup_id: str, place: OffsiteBackup) -> None:
+        config = place.store.config
+        self.gone.append({"uuid": self._offsite.uuid, "id": backup_id, "bucket": config.bucket, "prefix": place.prefix})
+
+    def _refuse_held(self, backup: Backup, place: OffsiteBackup) -> None:
+        """A hold that came after the listing."""
+        hold = place.read_json(HOLD)
+        if hold is None:
+            return
+        until = hold.get("until")
+        if until is None or parse_time(until) > self._now:
+            raise InputError(f"Backup {backup.id} is held ({hold.get('reason') or 'no reason given'}).", code="held")
+
+
+class Reaper:
+    """Removes uploads that nobody will ever finish: objects without a manifest, and multipart uploads.
+
+    Args:
+        listings: Of all VMs and all nodes: what any of them knows of is never reaped, however old.
+    """
+
+    def __init__(self, store: S3Store, listings: Iterable[VmListing], *, now: datetime) -> None:
+        self._store, self._now = store, now
+        self._owned = {
+            (vm.uuid, str(entry["id"]))
+            for vm in listings
+            for entry in (*vm.ready.values(), *(entry for node, entry in vm.unfinished if node is not None))
+        }
+
+    def reap(self, vm: VmListing, *, check_mode: bool) -> list[str]:
+        """Reap one VM's; what was or would be removed, in words. Raises ``S3Error`` when something is still there."""
+        offsite = OffsiteVm(self._store, vm.uuid)
+        orphans = [str(e["id"]) for node, e in vm.unfinished if node is None and self._is_abandoned(vm, str(e["id"]))]
+        done = []
+        for backup_id in orphans:
+            objects = self._store.list(offsite.backup(backup_id).prefix + "/")
+            if any(self._now - found.last_modified < ABANDONED for found in objects):
+                continue
+            done.append(f"unfinished upload of {backup_id} in S3")
+            if not check_mode:
+                offsite.backup(backup_id).discard()
+        prefix = self._store.config.key(vm.uuid) + "/"
+        old = [upload for upload in self._store.list_multiparts(prefix) if self._is_old(vm, prefix, upload)]
+        if old and not check_mode:
+            self._store.abort_uploads(prefix, old)
+        return done + [f"abandoned multipart upload of {key[len(prefix) :]}" for key, _upload, _begun in old]
+
+    def _is_abandoned(self, vm: VmListing, backup_id: str) -> bool:
+        return (vm.uuid, backup_id) not in self._owned and self._now - parse_id(backup_id) > ABANDONED
+
+    def _is_old(self, vm: VmListing, prefix: str, upload: Unfinished) -> bool:
+        key, _upload_id, begun = upload
+        backup_id = key[len(prefix) :].split("/", 1)[0]
+        if not ID_PATTERN.match(backup_id):
+            return False
+        return self._now - begun > ABANDONED and self._is_abandoned(vm, backup_id)

@@ -1,0 +1,122 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The options of ``vmforge_backup_prune``, checked. Pure."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
+from ansible_collections.vmforge.backup.plugins.module_utils._options import DEFAULT_BACKUP_DIR, checked_names
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3_ARGUMENTS, S3Config
+
+DEFAULT_STATE_DIR = "/var/lib/vmforge/prune"
+PRUNE_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "vm": {"type": "list", "elements": "str"},
+    "scope": {"type": "str", "choices": ["all", "local", "s3"], "default": "all"},
+    "listings": {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": {"node": {"type": "str"}, "backups": {"type": "list", "elements": "dict", "required": True}},
+    },
+    "bucket": {"type": "list", "elements": "dict"},
+    "missing_nodes": {"type": "list", "elements": "str", "default": []},
+    "ignore_nodes": {"type": "list", "elements": "str", "default": []},
+    "policies": {"type": "dict", "required": True},
+    "known_vms": {"type": "list", "elements": "str", "default": []},
+    "gone": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {name: {"type": "str", "required": True} for name in ("uuid", "id", "bucket", "prefix")},
+    },
+    "confirm": {"type": "bool", "default": False},
+    "reap": {"type": "bool", "default": True},
+    "uri": {"type": "str", "default": "qemu:///system"},
+    "node": {"type": "str"},
+    "backup_dir": {"type": "path", "default": DEFAULT_BACKUP_DIR},
+    "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
+    "offsite": {"type": "str", "choices": ["none", "s3"], "default": "none"},
+    "lock_timeout": {"type": "int", "default": 0},
+    **S3_ARGUMENTS,
+}
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """What one call asks for; see the module's documentation for each meaning.
+
+    Attributes:
+        vms: Names or UUIDs; empty means all.
+        bucket: What the bucket has; None where it was not listed.
+        gone: (UUID, id, bucket, prefix) of copies that are deleted already.
+        s3: Where copies lie; None without.
+    """
+
+    vms: tuple[str, ...]
+    scope: str
+    listings: Sequence[Mapping[str, Any]]
+    bucket: Sequence[Mapping[str, Any]] | None
+    missing: frozenset[str]
+    ignored: frozenset[str]
+    policies: Mapping[str, Any]
+    known: frozenset[str]
+    gone: frozenset[tuple[str, str, str, str]]
+    confirm: bool
+    reap: bool
+    uri: str
+    node: str
+    backup_dir: str
+    state_dir: str
+    s3: S3Config | None
+    lock_timeout: int
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> PruneOptions:
+        """Build from the module's options.
+
+        Raises:
+            InputError: An option is malformed, or options do not fit together; names them.
+        """
+        scope, node = params["scope"], params["node"] or socket.gethostname()
+        # Without an inventory this host is called localhost, which many are.
+        listings = [dict(listing, node=listing.get("node") or node) for listing in params["listings"]]
+        if scope != "s3" and node not in [listing["node"] for listing in listings]:
+            raise InputError(f"listings has none of this node, {node!r}. Take what vmforge_backup_info returns here.")
+        if scope == "local" and params["offsite"] == "s3":
+            raise InputError("scope: local leaves S3 alone; it takes gone in place of offsite: s3.")
+        if scope == "s3" and (params["offsite"] != "s3" or params["bucket"] is None):
+            raise InputError("scope: s3 needs offsite: s3, and bucket: what vmforge_backup_info lists there.")
+        if params["lock_timeout"] < 0:
+            raise InputError(f"lock_timeout is {params['lock_timeout']}; it must be 0 or more.")
+        return cls(
+            vms=checked_names(params["vm"]),
+            scope=scope,
+            listings=listings,
+            bucket=params["bucket"],
+            missing=frozenset(params["missing_nodes"]),
+            ignored=frozenset(params["ignore_nodes"]),
+            policies=params["policies"],
+            known=frozenset(params["known_vms"]),
+            gone=frozenset(_gone(item) for item in params["gone"]),
+            confirm=params["confirm"],
+            reap=params["reap"] and scope != "local",
+            uri=params["uri"],
+            node=node,
+            backup_dir=params["backup_dir"],
+            state_dir=params["state_dir"],
+            s3=S3Config.from_params(params) if params["offsite"] == "s3" else None,
+            lock_timeout=params["lock_timeout"],
+        )
+
+
+def _gone(item: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    try:
+        return str(item["uuid"]), str(item["id"]), str(item["bucket"]), str(item["prefix"])
+    except KeyError as error:
+        raise InputError(f"gone holds an item without {error}; take what scope: s3 returned.") from error
