@@ -226,7 +226,16 @@ class Campaign:
 
     def _start_guest(self) -> None:
         self._wrote()
-        self.guest.start()
+        try:
+            self.guest.start()
+        except RuntimeError as error:
+            # A libvirtd that was killed may come back with a lock on the domain that it never gives free
+            # (seen, libvirt 9.0: "held by monitor=init-..."); what helps is what an operator does.
+            if "cannot acquire state change lock" not in str(error):
+                raise
+            self.libvirt.kill()
+            self.libvirt.start()
+            self.guest.start()
 
     def _stop_guest(self) -> None:
         self._wrote()
