@@ -20,9 +20,9 @@ from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIF
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
 from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, format_time, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_delete import refuse_locked
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_multipart import MultipartUpload
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import StoredObject
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import cancelled_by_signals
 
 MAX_MANIFEST_SIZE = 256 << 20
 _MAX_SIDECAR_SIZE = 16 << 20
@@ -42,8 +42,10 @@ def check_access(store: S3Store, *, must_answer: bool) -> None:
         S3Error: Keys, bucket, region, clock, certificate or protocol are wrong.
     """
     try:
-        store.learn_checksum()
+        with cancelled_by_signals():
+            store.learn_checksum()
         store.list(store.config.key(_PROBE))
+        store.clear_probes()
     except S3Error as error:
         # Keys that may only write are a supported case.
         if error.code != _DENIED and (must_answer or error.code not in _PASSING):
@@ -92,6 +94,7 @@ class OffsiteBackup:
 
     def __init__(self, store: S3Store, uuid: str, backup_id: str) -> None:
         self.store = store
+        self.endpoint, self.bucket = store.config.endpoint, store.config.bucket
         self.prefix = store.config.key(uuid, backup_id)
         self._place = (uuid, backup_id)
         self._objects: dict[str, Any] = {}
@@ -141,9 +144,9 @@ class OffsiteBackup:
             )
 
     def refuse_locked(self) -> None:
-        """Raise ``S3Error`` with code ``s3_locked`` when object lock protects any file of it."""
-        for found in self.store.list(self.prefix + "/"):
-            refuse_locked(self.store, found.key)
+        """Raise ``S3Error`` with code ``s3_locked`` when object lock protects any version of any file of it."""
+        for key in self.store.list_stored(self.prefix + "/"):
+            self.store.plan_deletion(key)
 
     def delete_all(self) -> None:
         """Delete it: the manifest first, so that what is left at any time is no backup; every version, and confirmed.
@@ -152,8 +155,8 @@ class OffsiteBackup:
             S3Error: Something is still there, or may be.
         """
         self.store.delete(self.key(MANIFEST))
-        for found in self.store.list(self.prefix + "/"):
-            self.store.delete(found.key)
+        for key in self.store.list_stored(self.prefix + "/"):
+            self.store.delete(key)
         self.store.abort_multiparts(self.prefix + "/")
 
     def discard(self) -> None:
@@ -165,8 +168,8 @@ class OffsiteBackup:
         self.store.abort_multiparts(self.prefix + "/")
         if self.complete():
             return
-        for found in self.store.list(self.prefix + "/"):
-            self.store.delete(found.key)
+        for key in self.store.list_stored(self.prefix + "/"):
+            self.store.delete(key)
 
     def abort_unfinished(self) -> None:
         """Remove unfinished uploads of an earlier attempt; silent where the keys may not list them."""
@@ -178,10 +181,9 @@ class OffsiteBackup:
 
     def record(self, *, completed: bool, local_kept: bool) -> dict[str, Any]:
         """The content of ``offsite.json``."""
-        config = self.store.config
         return {
-            "endpoint": config.endpoint,
-            "bucket": config.bucket,
+            "endpoint": self.endpoint,
+            "bucket": self.bucket,
             "prefix": self.prefix,
             "completed_at": format_time(utc_now()) if completed else None,
             "objects": self._objects,

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from ansible_collections.vmforge.backup.plugins.module_utils import _s3_checksum, _s3_delete, _s3_files
+from ansible_collections.vmforge.backup.plugins.module_utils import _s3_checksum, _s3_copy, _s3_delete, _s3_files
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Error
+from ansible_collections.vmforge.backup.plugins.module_utils._model import utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import PartBody, botocore_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import check_key
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
     DENIED,
     EXISTS,
+    UNSUPPORTED,
     error_code,
     is_unsupported,
     translate,
@@ -57,6 +59,15 @@ class S3Store(S3Reader):
     def learn_checksum(self) -> None:
         """Ask the server now what ``checksum`` tells later. Raises ``S3Error`` where S3 cannot be used at all."""
         _s3_checksum.remember(self.config, self.checksum)
+
+    def clear_probes(self) -> None:
+        """Abort what a run that was killed while it asked has left; silent where the keys have no right to look."""
+        before = utc_now() - timedelta(seconds=_s3_checksum.PROBE_SECONDS)
+        try:
+            self.abort_multiparts(self.config.key(_s3_checksum.PROBE_NAME), older_than=before)
+        except S3Error as error:
+            if error.code not in (DENIED, UNSUPPORTED):
+                raise
 
     def put(
         self,
@@ -122,6 +133,10 @@ class S3Store(S3Reader):
     def execute_deletion(self, plan: DeletionPlan) -> Deletion:
         """Remove what was planned. See :meth:`delete`."""
         return _s3_delete.execute(self, self._client, plan)
+
+    def copy(self, info: ObjectInfo, key: str, *, sha256: str | None = None) -> StoredObject:
+        """Let the server copy an object that was looked at. See :func:`_s3_copy.copy_object`."""
+        return _s3_copy.copy_object(self, self._patient, info, key, self._object_options(key, sha256, OCTETS, None))
 
     def multipart(
         self, key: str, *, content_type: str = OCTETS, metadata: Mapping[str, str] | None = None

@@ -14,11 +14,20 @@ from typing import Any
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import botocore
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import accepts
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import CREDENTIAL_CODES, error_code, is_denied
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
+    CREDENTIAL_CODES,
+    error_code,
+    is_denied,
+    is_missing,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
 
 SHA256 = "sha256"
 MD5 = "md5"
 
+# Of the object that is begun and given up to find out; an upload of this name that is older than that is a dead run's.
+PROBE_NAME = ".vmforge-checksum-probe"
+PROBE_SECONDS = 60
 _PROBE = b"vmforge checksum probe"
 _known: dict[tuple[str | None, str], str] = {}
 _lock = threading.Lock()
@@ -39,7 +48,9 @@ def checksum_kind(client: Any, config: S3Config) -> str:
     place = (config.endpoint, config.bucket)
     with _lock:
         if place not in _known:
-            _known[place] = _probe(client, config)
+            # A signal in the middle would leave an upload that nobody knows the name of.
+            with shielded():
+                _known[place] = _probe(client, config)
         return _known[place]
 
 
@@ -59,7 +70,7 @@ def checksum_headers(kind: str, data: bytes | bytearray | memoryview, sha256: by
 def _probe(client: Any, config: S3Config) -> str:
     if not accepts(client, "UploadPart", "ChecksumSHA256"):
         return MD5
-    target = {"Bucket": config.bucket, "Key": config.key(".vmforge-checksum-probe")}
+    target = {"Bucket": config.bucket, "Key": config.key(PROBE_NAME)}
     try:
         upload = client.create_multipart_upload(ChecksumAlgorithm="SHA256", **target)["UploadId"]
     except botocore().exceptions.ClientError as error:
@@ -81,6 +92,7 @@ def _abort(client: Any, **upload: Any) -> None:
     try:
         client.abort_multipart_upload(**upload)
     except botocore().exceptions.ClientError as error:
-        # Keys that may only put: an upload without a part costs nothing, and the caller shall not fail for it.
-        if not is_denied(error):
+        # Keys that may only put: an upload without a part costs nothing, and the caller shall not fail for it. Nor for
+        # one that another run took for a dead run's.
+        if not is_denied(error) and not is_missing(error):
             raise

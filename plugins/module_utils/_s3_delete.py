@@ -42,7 +42,7 @@ def plan(store: S3Reader, key: str) -> DeletionPlan:
     """
     versions = store.list_versions(key)
     if versions is None:
-        return DeletionPlan(key, _exists(store, key), None)
+        return DeletionPlan(key, _existed(store, key), None)
     for version, is_marker in versions:
         if not is_marker:
             refuse_locked(store, key, version)
@@ -131,12 +131,16 @@ def _delete_blindly(store: S3Reader, client: Any, plan: DeletionPlan) -> Deletio
         return Deletion(plan.key, existed=False)
     answer = _delete_version(store, client, plan.key, None)
     if answer.get("DeleteMarker") or answer.get("VersionId"):
-        raise S3Error(
-            f"'{plan.key}' in {store.config.where} is hidden by a delete marker now, but versions are still stored: "
-            "the keys have no right to list and delete versions (s3:ListBucketVersions, s3:DeleteObjectVersion).",
-            code=DENIED,
-        )
+        raise _hidden(store, plan.key)
     return _confirm(store, plan, ())
+
+
+def _hidden(store: S3Reader, key: str) -> S3Error:
+    return S3Error(
+        f"'{key}' in {store.config.where} is hidden by a delete marker, but versions are still stored: "
+        "the keys have no right to list and delete versions (s3:ListBucketVersions, s3:DeleteObjectVersion).",
+        code=DENIED,
+    )
 
 
 def _confirm(store: S3Reader, plan: DeletionPlan, versions: tuple[str, ...]) -> Deletion:
@@ -162,3 +166,18 @@ def _exists(store: S3Reader, key: str) -> bool | None:
         if error.code != DENIED:
             raise
     return None
+
+
+def _existed(store: S3Reader, key: str) -> bool | None:
+    """The same where versions cannot be listed: what is only out of sight may be there all the same.
+
+    Raises:
+        S3Error: ``s3_denied``: a delete marker hides it, perhaps that of an earlier deletion.
+    """
+    there = _exists(store, key)
+    if there is not False:
+        return there
+    if store.is_hidden(key):
+        raise _hidden(store, key)
+    # Else the answer to the deletion tells, by the marker that it sets.
+    return False if store.has_versions() is False else None

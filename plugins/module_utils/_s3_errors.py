@@ -165,7 +165,7 @@ def _explain(error: BaseException, config: S3Config) -> tuple[str, str]:
         if name in _LOCAL:
             return _suspect_tls(config) or _LOCAL[name]
     # botocore passes a page of a web server off as an answer with the status 500. Gateways' own errors are above that.
-    if code.isdigit() and http_status(error) <= 500 and _header(error, "content-type").startswith("text/html"):
+    if code.isdigit() and http_status(error) <= 500 and header(error, "content-type").startswith("text/html"):
         return _suspect_tls(config) or (PROTOCOL, NO_S3)
     if http_status(error) in (0, 400) and code in ("", "400"):
         return _suspect_tls(config) or ("s3", "")
@@ -235,20 +235,21 @@ def _key_id(config: S3Config) -> str:
     return f"'{config.access_key[:4]}…'" if config.access_key else "found on this host"
 
 
-def _header(error: BaseException, name: str) -> str:
+def header(error: BaseException, name: str) -> str:
+    """A header of the answer that came with the error, or ''."""
     response: Any = getattr(error, "response", None) or {}
     return str(response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(name, ""))
 
 
 def _region(error: BaseException) -> str:
     response: Any = getattr(error, "response", None) or {}
-    region = response.get("Error", {}).get("Region") or _header(error, "x-amz-bucket-region")
+    region = response.get("Error", {}).get("Region") or header(error, "x-amz-bucket-region")
     return f", '{region}'" if region else ""
 
 
 def _skew(error: BaseException) -> str:
     try:
-        seconds = (datetime.now(timezone.utc) - parsedate_to_datetime(_header(error, "date"))).total_seconds()
+        seconds = (datetime.now(timezone.utc) - parsedate_to_datetime(header(error, "date"))).total_seconds()
     except (TypeError, ValueError):
         return ""
     return f" by {abs(seconds) / 60:.0f} minutes ({'ahead' if seconds > 0 else 'behind'})"

@@ -14,9 +14,12 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import NotF
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import ClientMaker, botocore_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
+    DENIED,
     NO_S3,
     PROTOCOL,
+    UNSUPPORTED,
     error_code,
+    header,
     http_status,
     is_denied,
     is_missing,
@@ -154,17 +157,44 @@ class S3Reader:
         Raises:
             S3Error: The listing is not complete.
         """
-        found: list[tuple[str, bool]] = []
+        found = self._all_versions(key)
+        return None if found is None else [(version, marker) for name, version, marker in found if name == key]
+
+    def list_stored(self, prefix: str) -> Sequence[str]:
+        """The keys of all that is stored under a prefix, also of what a delete marker hides.
+
+        Where the keys have no right to list versions, or the server knows none, those of :meth:`list`.
+
+        Raises:
+            S3Error: The listing is not complete.
+        """
+        found = self._all_versions(prefix)
+        if found is None:
+            return sorted(info.key for info in self.list(prefix))
+        return sorted({name for name, _version, _is_marker in found})
+
+    def is_hidden(self, key: str) -> bool:
+        """Whether the server says that a delete marker stands before the versions of an object. Many do not say it."""
         try:
-            for page in self._client.get_paginator("list_object_versions").paginate(Prefix=key, **self._target):
-                for kind in ("Versions", "DeleteMarkers"):
-                    entries = [entry for entry in page.get(kind, []) if entry["Key"] == key]
-                    found += [(entry.get("VersionId") or NO_VERSION, kind == "DeleteMarkers") for entry in entries]
+            self._client.head_object(Key=key, **self._target)
         except botocore_errors() as error:
-            if is_denied(error) or is_unsupported(error):
+            return header(error, "x-amz-delete-marker") == "true"
+        return False
+
+    def has_versions(self) -> bool | None:
+        """Whether the bucket has, or had, versioning; None where the keys have no right to know.
+
+        Raises:
+            S3Error: The server does not tell for another reason.
+        """
+        try:
+            return "Status" in self._client.get_bucket_versioning(**self._target)
+        except botocore_errors() as error:
+            if is_unsupported(error):
+                return False
+            if is_denied(error):
                 return None
-            raise translate(error, f"list the versions of '{key}'", self.config) from None
-        return found
+            raise translate(error, "ask for versioning", self.config) from None
 
     def list_multiparts(self, prefix: str) -> Sequence[Unfinished]:
         """List unfinished multipart uploads: key, upload id, begun at.
@@ -195,6 +225,19 @@ class S3Reader:
             except botocore_errors() as error:
                 if http_status(error) or attempt == _DOWNLOAD_TRIES - 1:
                     raise translate(error, f"read bytes {start}-{last} of '{info.key}'", self.config) from None
+
+    def _all_versions(self, prefix: str) -> Sequence[tuple[str, str, bool]] | None:
+        """Key, version id and whether it is a delete marker of all that is stored; None where that cannot be known."""
+        found: list[tuple[str, str, bool]] = []
+        try:
+            for page in self._pages("list_object_versions", "list the versions", Prefix=prefix):
+                for kind, is_marker in (("Versions", False), ("DeleteMarkers", True)):
+                    found += [(e["Key"], e.get("VersionId") or NO_VERSION, is_marker) for e in page.get(kind, [])]
+        except S3Error as error:
+            if error.code in (DENIED, UNSUPPORTED):
+                return None
+            raise
+        return found
 
     def _pages(self, operation: str, action: str, **request: Any) -> Iterator[Any]:
         """All pages of a listing; raises rather than end early."""

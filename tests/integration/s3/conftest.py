@@ -14,6 +14,7 @@ from typing import Any, Callable
 
 import pytest
 
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Error, VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 from tests.bed.s3 import Keys, S3Server, rclone, weed
@@ -99,3 +100,25 @@ def bucket(seaweed: S3Server) -> Iterator[Callable[..., str]]:
 
     yield make
     client.close()
+
+
+def failure(store: S3Store, config_secret: str | None = None) -> S3Error:
+    """What each operation fails with: always the same code, never with the secret."""
+    seen = []
+    key = store.config.key("x")
+    for act in (
+        lambda: store.put(key, b"x"),
+        lambda: store.get(key, max_size=1),
+        lambda: store.head(key),
+        lambda: store.list(""),
+        lambda: store.multipart(key),
+    ):
+        with pytest.raises(VMForgeError) as caught:
+            act()
+        seen.append(caught.value)
+    for error in seen:
+        assert (store.config.secret_key or "?") not in error.message
+        assert config_secret is None or config_secret not in error.message
+    assert len({error.code for error in seen}) == 1, [error.message for error in seen]
+    assert isinstance(seen[0], S3Error)
+    return seen[0]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.server
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -17,6 +18,7 @@ from botocore.exceptions import ClientError
 from ansible_collections.vmforge.backup.plugins.module_utils import _s3_checksum
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Error
 from tests.bed.s3 import S3Server
+from tests.bed.s3_canned import canned, xml_error
 
 from .conftest import MakeStore
 
@@ -217,3 +219,59 @@ def test_a_marker_is_not_taken_for_a_deletion(seaweed: S3Server, make_store: Mak
     full.put(key, b"x")
     with pytest.raises(S3Error, match="delete marker"):
         make_store(seaweed, seaweed.blind_delete, s3_bucket=name).delete(key)
+
+
+def test_deleting_again_makes_a_marker_no_better(seaweed: S3Server, make_store: MakeStore, bucket: MakeBucket) -> None:
+    """What is out of sight is not gone: also the second and the third deletion say so, until somebody may do it."""
+    full = make_store(seaweed, s3_bucket=bucket(versioning=True))
+    key = full.config.key("hidden")
+    full.put(key, b"x")
+    limited = make_store(seaweed, seaweed.no_versions, s3_bucket=full.config.bucket)
+    for _turn in range(3):
+        with pytest.raises(S3Error, match="delete marker") as caught:
+            limited.delete(key)
+        assert caught.value.code == "s3_denied"
+    assert limited.head(key) is None
+    assert limited.list(full.config.prefix) == []
+    assert full.list_stored(full.config.prefix) == [key]
+    assert full.delete(key).confirmed
+    assert full.list_stored(full.config.prefix) == []
+
+
+def test_keys_without_a_right_to_versions_where_there_are_none(seaweed: S3Server, make_store: MakeStore) -> None:
+    limited = make_store(seaweed, seaweed.no_versions)
+    full = make_store(seaweed)
+    key = full.config.key("plain")
+    for wanted in (True, None):
+        if wanted:
+            full.put(key, b"x")
+        deletion = limited.delete(key)
+        assert (deletion.existed, deletion.confirmed) == (wanted, True)
+    assert full.list_stored(full.config.prefix) == []
+
+
+def test_what_a_marker_hides_is_listed_as_stored(server: S3Server, make_store: MakeStore) -> None:
+    store = make_store(server)
+    keys = [store.config.key(name) for name in ("a/b", "a/c", "d")]
+    for key in keys:
+        store.put(key, b"x")
+    assert store.list_stored(store.config.prefix) == sorted(keys)
+    assert store.list_stored(store.config.key("a") + "/") == keys[:2]
+
+
+def test_a_server_says_that_a_marker_hides_something(make_store: MakeStore, simple: S3Server) -> None:
+    """AWS and MinIO do; then not even a deletion is tried, which would set another marker."""
+    asked: list[str] = []
+
+    def answer(request: http.server.BaseHTTPRequestHandler) -> tuple[int, dict[str, str], str]:
+        asked.append(request.command)
+        if "versions" in request.path:
+            return 403, {}, xml_error("AccessDenied")
+        return 404, {"x-amz-delete-marker": "true"}, ""
+
+    with canned(answer) as endpoint:
+        store = make_store(simple, s3_endpoint=endpoint)
+        store._bucket_seen = True
+        with pytest.raises(S3Error, match="delete marker"):
+            store.delete("x")
+    assert "DELETE" not in asked
