@@ -1,0 +1,449 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Pruning of real files and of a real bucket: what goes, what stays, and what a killed run leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.vmforge.backup.plugins.module_utils import _delete, _prune, _prune_node
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
+from ansible_collections.vmforge.backup.plugins.module_utils._local import VmDirectory
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteBackup
+from ansible_collections.vmforge.backup.plugins.module_utils._policy import Policy
+from tests.bed.s3 import S3Server
+
+from .driver import keys, multiparts
+from .shelf import WEEK, Shelf, results
+
+NOW = datetime.now(timezone.utc)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    """One node."""
+    return Shelf(tmp_path / "backups")
+
+
+@pytest.fixture
+def offsite(tmp_path: Path, server: S3Server) -> Shelf:
+    """One node with a place in S3 of its own."""
+    return Shelf(tmp_path / "backups", s3=s3(server))
+
+
+def s3(server: S3Server, **more: Any) -> dict[str, Any]:
+    return {"offsite": "s3", **server.params(s3_prefix=f"p/{uuid.uuid4().hex[:8]}", **more)}
+
+
+def test_what_no_rule_keeps_goes_and_a_second_run_changes_nothing(shelf: Shelf) -> None:
+    ids = shelf.days(10)
+    planned = shelf.prune(check_mode=True)
+    assert planned.changed
+    assert shelf.ids() == ids
+    outcome = shelf.prune()
+    assert outcome.changed
+    assert outcome.failure is None
+    assert shelf.ids() == ids[:7]
+    assert results(outcome) == {i: "kept" if i in ids[:7] else "deleted" for i in ids}
+    # The plan that was shown is the one that was carried out.
+    assert outcome.diff == planned.diff
+    shown = [(row["id"], row["action"], row["reasons"]) for row in planned.values["vms"][0]["backups"]]
+    assert shown == [(row["id"], row["action"], row["reasons"]) for row in outcome.values["vms"][0]["backups"]]
+    assert set(results(planned).values()) == {"kept", "planned"}
+    [vm] = outcome.values["vms"]
+    assert (vm["kept"], vm["deleted"], vm["deleted_bytes"]) == (7, 3, 3 * 1009)
+    assert vm["rules"]["daily"] == {"count": 7, "bytes": 7 * 1009}
+    again = shelf.prune()
+    assert not again.changed
+    assert again.values["vms"][0]["result"] == "unchanged"
+
+
+def test_the_diff_is_a_table_with_reasons(shelf: Shelf) -> None:
+    ids = shelf.days(8)
+    diff = shelf.prune(check_mode=True).diff
+    assert diff is not None
+    before, after = diff["before"].splitlines(), diff["after"].splitlines()
+    assert [line.split()[1] for line in before] == ids
+    assert [line for line in before if line not in after] == [
+        f"web1             {ids[-1]}     1009 B  delete  no rule keeps it"
+    ]
+    assert f"{ids[1]}     1009 B  keep    daily {ids[1][:4]}-{ids[1][4:6]}-{ids[1][6:8]}" in after[1]
+
+
+def test_fault_8_what_could_not_be_deleted_is_counted_as_kept(offsite: Shelf) -> None:
+    ids = offsite.days(9)
+    offsite.upload(ids[8])
+    note = offsite.path / offsite.vm / ids[8] / "offsite.json"
+    note.write_text(json.dumps(dict(json.loads(note.read_text()), bucket="of-another-time")))
+    outcome = offsite.prune()
+    [vm] = outcome.values["vms"]
+    assert results(outcome)[ids[8]] == "failed"
+    assert (vm["kept"], vm["deleted"], vm["result"]) == (8, 1, "failed")
+    assert "of-another-time" in str(outcome.failure)
+    assert offsite.ids() == [*ids[:7], ids[8]]
+
+
+def test_fault_9_a_node_deletes_only_its_own_and_says_so(shelf: Shelf) -> None:
+    other = Shelf(shelf.path.parent / "node2", node="node2", vm=shelf.vm)
+    mine, theirs = shelf.days(6, newest=NOW - timedelta(days=20)), other.days(8)
+    listings = [{"node": each.node, "backups": each.listing()} for each in (shelf, other)]
+    outcome = shelf.prune(listings=listings)
+    assert shelf.ids() == []
+    assert other.ids() == theirs
+    found = results(outcome)
+    assert {found[i] for i in mine} == {"deleted"}
+    assert found[theirs[7]] == "elsewhere"
+    [vm] = outcome.values["vms"]
+    assert (vm["kept"], vm["deleted"]) == (8, 6)
+    assert results(other.prune(listings=listings))[theirs[7]] == "deleted"
+
+
+def test_shared_storage_that_two_nodes_list_is_one(shelf: Shelf) -> None:
+    ids = [shelf.lay(NOW - timedelta(days=day), node=f"node{1 + day % 2}") for day in range(9)]
+    listings = [{"node": node, "backups": shelf.listing()} for node in ("node1", "node2")]
+    outcome = shelf.prune(listings=listings)
+    assert len(outcome.values["vms"][0]["backups"]) == 9
+    assert results(outcome)[ids[7]] == "elsewhere"
+    assert shelf.ids() == ids[:8]
+
+
+def test_without_all_listings_nothing_is_pruned(shelf: Shelf) -> None:
+    ids = shelf.days(9)
+    outcome = shelf.prune(missing_nodes=["node7"])
+    assert shelf.ids() == ids
+    assert outcome.values["vms"][0]["result"] == "skipped"
+    assert "node7 could not be listed" in str(outcome.failure)
+    stranger = shelf.lay(NOW - timedelta(days=30), node="node8")
+    outcome = shelf.prune()
+    assert "node8" in str(outcome.failure)
+    assert "ignore_nodes" in str(outcome.failure)
+    assert len(shelf.ids()) == 10
+    outcome = shelf.prune(missing_nodes=["node7"], ignore_nodes=["node7", "node8"])
+    assert outcome.failure is None
+    assert shelf.ids() == [*ids[:7], stranger]
+
+
+def test_a_vm_that_nobody_knows_is_kept_and_reported(shelf: Shelf, libvirt_daemon: None) -> None:
+    ids = shelf.days(9)
+    outcome = shelf.prune(known_vms=[])
+    assert outcome.failure is None
+    assert not outcome.changed
+    assert outcome.values["vms"][0]["result"] == "unknown"
+    assert "panel" in outcome.values["vms"][0]["message"]
+    assert shelf.ids() == ids
+
+
+def test_a_policy_that_keeps_nothing_fails_for_its_vm_alone(shelf: Shelf) -> None:
+    ids = shelf.days(9)
+    other = Shelf(shelf.path, name="web2")
+    theirs = other.days(9)
+    nothing = dict(WEEK.values(), keep_daily=0)
+    outcome = shelf.prune(
+        policies={shelf.vm: nothing, other.vm: WEEK.values()},
+        known_vms=[shelf.vm, other.vm],
+        listings=[{"node": "node1", "backups": shelf.listing()}],
+    )
+    assert "nothing would be kept" in str(outcome.failure)
+    assert sorted(shelf.ids()) == sorted([*ids, *theirs[:7]])
+
+
+def test_two_vms_of_one_name_are_told_apart(shelf: Shelf) -> None:
+    other = Shelf(shelf.path)
+    shelf.days(9)
+    other.days(9)
+    more = {"policies": {vm.vm: WEEK.values() for vm in (shelf, other)}, "known_vms": [shelf.vm, other.vm]}
+    with pytest.raises(InputError, match=shelf.vm):
+        shelf.prune(vm=["web1"], **more)
+    outcome = shelf.prune(vm=[other.vm, "nobody"], **more)
+    assert [vm["vm"]["uuid"] for vm in outcome.values["vms"]] == [other.vm]
+    assert outcome.values["not_found"] == ["nobody"]
+
+
+def test_a_new_policy_that_deletes_more_than_it_keeps_wants_a_word(shelf: Shelf) -> None:
+    ids = shelf.days(20)
+    outcome = shelf.prune(confirm=False)
+    assert outcome.values["vms"][0]["result"] == "confirm"
+    assert "13 backups would be deleted and 7 kept" in str(outcome.failure)
+    assert set(results(outcome).values()) == {"kept", "refused"}
+    assert shelf.ids() == ids
+    planned = shelf.prune(confirm=False, check_mode=True)
+    assert planned.failure is None
+    assert "confirm: true" in planned.warnings[0]
+    assert shelf.prune().failure is None
+    assert shelf.ids() == ids[:7]
+    # The same policy again needs none, whatever it deletes.
+    more = shelf.days(10, newest=NOW - timedelta(days=100))
+    assert shelf.prune(confirm=False).values["vms"][0]["deleted"] == len(more)
+    short = Policy(**dict(WEEK.values(), keep_daily=2))
+    assert shelf.prune(short, confirm=False).values["vms"][0]["result"] == "confirm"
+    assert shelf.ids() == ids[:7]
+
+
+def test_what_dead_runs_left_is_cleared_and_old_failures_expire(shelf: Shelf) -> None:
+    ids = shelf.days(3)
+    root = shelf.path / shelf.vm
+    (root / ids[2]).rename(root / f"{ids[2]}.deleting")
+    (root / "20250101T000000Z.partial").mkdir()
+    for day, name in ((40, "20260101T000000Z"), (2, "20260102T000000Z")):
+        failed = (NOW - timedelta(days=day)).isoformat()
+        (root / f"{name}.failed.json").write_text(json.dumps({"failed": failed, "node": "node1"}))
+    planned = shelf.prune(check_mode=True)
+    expected = {f"unfinished deletion of {ids[2]}", "unfinished backup 20250101T000000Z"}
+    expected.add("failure record of 20260101T000000Z")
+    assert set(planned.values["vms"][0]["cleared"]) == expected
+    outcome = shelf.prune()
+    assert outcome.changed
+    assert set(outcome.values["vms"][0]["cleared"]) == expected
+    # The interrupted one has a record of its own now.
+    assert shelf.ids("failed") == ["20260102T000000Z", "20250101T000000Z"]
+    assert shelf.ids() == ids[:2]
+    assert shelf.ids("deleting") == shelf.ids("partial") == []
+
+
+def test_a_vm_that_is_worked_on_fails_alone_and_its_live_partial_stays(shelf: Shelf) -> None:
+    ids = shelf.days(9)
+    other = Shelf(shelf.path, name="web2")
+    theirs = other.days(9)
+    (shelf.path / shelf.vm / "20270101T000000Z.partial").mkdir()
+    more = {"policies": {vm.vm: WEEK.values() for vm in (shelf, other)}, "known_vms": [shelf.vm, other.vm]}
+    more["listings"] = [{"node": "node1", "backups": shelf.listing()}]
+    with VmDirectory(shelf.path / shelf.vm).lock():
+        assert "20270101" not in str(shelf.prune(check_mode=True, **more).values["vms"])
+        outcome = shelf.prune(**more)
+    assert {vm["vm"]["uuid"]: vm["code"] for vm in outcome.values["vms"]} == {shelf.vm: "locked", other.vm: None}
+    assert sorted(shelf.ids()) == sorted([*ids, *theirs[:7]])
+    assert (shelf.path / shelf.vm / "20270101T000000Z.partial").exists()
+
+
+def test_a_kept_backup_that_vanished_since_the_listing_stops_it(shelf: Shelf) -> None:
+    ids = shelf.days(9)
+    params = shelf.params()
+    shutil.rmtree(shelf.path / shelf.vm / ids[0])
+    outcome = shelf.prune(listings=params["listings"])
+    assert outcome.values["vms"][0]["code"] == "changed"
+    assert shelf.ids() == ids[1:]
+
+
+def test_a_hold_that_came_after_the_listing_is_respected(shelf: Shelf) -> None:
+    ids = shelf.days(9)
+    listings = shelf.params()["listings"]
+    (shelf.path / shelf.vm / ids[8] / "hold.json").write_text(json.dumps({"reason": "court", "until": None}))
+    outcome = shelf.prune(listings=listings)
+    assert results(outcome)[ids[8]] == "held"
+    assert outcome.failure is None
+    assert shelf.ids() == [*ids[:7], ids[8]]
+
+
+def test_a_chain_goes_from_its_end(shelf: Shelf) -> None:
+    full = shelf.lay(NOW - timedelta(days=30))
+    child = shelf.lay(NOW - timedelta(days=29), parent=full)
+    newest = shelf.lay(NOW - timedelta(days=1))
+    outcome = shelf.prune(Policy(**dict(WEEK.values(), keep_daily=1)))
+    assert outcome.failure is None
+    assert results(outcome) == {newest: "kept", child: "deleted", full: "deleted"}
+
+
+@pytest.mark.parametrize("drop_local", [False, True])
+def test_both_copies_go(offsite: Shelf, server: S3Server, drop_local: bool) -> None:
+    ids = offsite.days(9)
+    offsite.upload(*ids, drop_local=drop_local)
+    outcome = offsite.prune()
+    assert outcome.failure is None
+    assert offsite.ids() == ids[:7]
+    assert sorted({entry["id"] for entry in offsite.bucket()}, reverse=True) == ids[:7]
+
+
+def test_a_copy_that_vanished_from_the_bucket_is_no_good_backup(offsite: Shelf, server: S3Server) -> None:
+    ids = offsite.days(2)
+    offsite.upload(*ids, drop_local=True)
+    client = server.client()
+    for key in keys(server, f"{offsite.s3['s3_prefix']}/{offsite.vm}/{ids[0]}/"):
+        client.delete_object(Bucket=server.bucket, Key=key)
+    client.close()
+    outcome = offsite.prune(Policy(**dict(WEEK.values(), keep_daily=1)))
+    rows = {row["id"]: row for row in outcome.values["vms"][0]["backups"]}
+    assert rows[ids[1]]["reasons"][0] == "newest good"
+    assert rows[ids[0]]["reasons"][0].startswith("bad, but nothing newer is good")
+
+
+def test_a_locked_copy_is_reported_with_its_date_and_tried_again(offsite: Shelf, server: S3Server) -> None:
+    client, name = server.client(), f"b-{uuid.uuid4().hex[:8]}"
+    client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    client.close()
+    offsite.s3["s3_bucket"] = name
+    ids = offsite.days(9)
+    offsite.upload(*ids[:8])
+    until = (datetime.now(timezone.utc) + timedelta(seconds=15)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    offsite.upload(ids[8], s3_object_lock_mode="GOVERNANCE", s3_object_lock_retain_until=until)
+    outcome = offsite.prune()
+    assert outcome.failure is None
+    row = next(row for row in outcome.values["vms"][0]["backups"] if row["id"] == ids[8])
+    assert row["result"] == "locked"
+    assert until in row["message"]
+    assert offsite.ids() == [*ids[:7], ids[8]]
+    assert [entry["copies"] for entry in offsite.bucket() if entry["id"] == ids[8]] == [["s3"]]
+    deadline = datetime.now(timezone.utc) + timedelta(seconds=40)
+    while results(offsite.prune()).get(ids[8]) == "locked":
+        assert datetime.now(timezone.utc) < deadline
+        time.sleep(1)
+    assert offsite.ids() == ids[:7]
+
+
+def killed(work: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, where: Any, name: str) -> None:
+    """Do it in another process, which kills itself as it comes to this function."""
+    pid = os.fork()
+    if not pid:
+        monkeypatch.setattr(where, name, lambda *_a, **_k: os.kill(os.getpid(), signal.SIGKILL))
+        work()
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [(_prune_node, "finish_deletion"), (_delete, "remove_tree"), (OffsiteBackup, "refuse_locked")],
+    ids=["behind the rename", "behind the deletion in S3", "before anything"],
+)
+def test_kill_9_in_the_middle_and_the_next_run_goes_on(
+    offsite: Shelf, monkeypatch: pytest.MonkeyPatch, where: Any, name: str
+) -> None:
+    ids = offsite.days(9)
+    offsite.upload(*ids)
+    killed(offsite.prune, monkeypatch, where, name)
+    assert offsite.ids()[:7] == ids[:7]
+    outcome = offsite.prune()
+    assert outcome.failure is None
+    assert outcome.changed
+    assert offsite.ids() == ids[:7]
+    assert offsite.ids("deleting") == []
+    assert {entry["id"] for entry in offsite.bucket()} == set(ids[:7])
+    assert not offsite.prune().changed
+
+
+@pytest.fixture
+def days_later(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let the day of pruning be another."""
+    return lambda days: monkeypatch.setattr(
+        _prune, "utc_now", lambda: datetime.now(timezone.utc) + timedelta(days=days)
+    )
+
+
+def test_abandoned_uploads_are_reaped_and_what_a_node_works_on_is_not(
+    offsite: Shelf, server: S3Server, days_later: Callable[[int], None]
+) -> None:
+    ids = offsite.days(2)
+    offsite.upload(*ids)
+    orphan, live = "20260101T000000Z", "20260102T000000Z"
+    prefix = f"{offsite.s3['s3_prefix']}/{offsite.vm}"
+    (offsite.path / offsite.vm / f"{live}.partial").mkdir()
+    client = server.client()
+    for backup_id in (orphan, live):
+        client.put_object(Bucket=server.bucket, Key=f"{prefix}/{backup_id}/domain.xml", Body=b"x")
+        client.create_multipart_upload(Bucket=server.bucket, Key=f"{prefix}/{backup_id}/vda.qcow2")
+    client.close()
+    with VmDirectory(offsite.path / offsite.vm).lock():
+        assert offsite.prune().values["reaped"] == []
+        days_later(2)
+        expected = [f"web1: unfinished upload of {orphan} in S3"]
+        expected.append(f"web1: abandoned multipart upload of {orphan}/vda.qcow2")
+        assert offsite.prune(check_mode=True).values["reaped"] == expected
+        assert len(multiparts(server, prefix)) == 2
+        assert offsite.prune(missing_nodes=["node2"]).values["reaped"] == []
+        assert offsite.prune(reap=False).values["reaped"] == []
+        offsite.prune()
+    assert keys(server, f"{prefix}/{orphan}/") == []
+    assert multiparts(server, prefix) == [f"{prefix}/{live}/vda.qcow2"]
+    assert keys(server, f"{prefix}/{live}/") != []
+    assert len(offsite.bucket()) == 3
+
+
+class TestKeysThatOnlyTheMasterHas:
+    """Nodes may write to the bucket and nothing else."""
+
+    def shelves(self, tmp_path: Path, server: S3Server) -> tuple[Shelf, Shelf]:
+        """The master's view, and the node."""
+        assert server.write_only is not None
+        options = s3(server)
+        vm = str(uuid.uuid4())
+        (tmp_path / "master").mkdir()
+        master = Shelf(tmp_path / "master" / "none", node="master", s3=options, vm=vm)
+        writes = server.params(server.write_only, s3_prefix=options["s3_prefix"])
+        return master, Shelf(tmp_path / "backups", s3={"offsite": "none", **writes}, vm=vm)
+
+    def everywhere(self, master: Shelf, node: Shelf, **more: Any) -> tuple[Any, Any]:
+        """As the role does it."""
+        listings = [{"node": node.node, "backups": node.listing()}]
+        bucket = master.bucket()
+        first = master.prune(scope="s3", listings=listings, bucket=bucket, **more)
+        second = node.prune(scope="local", listings=listings, bucket=bucket, gone=first.values["gone"], **more)
+        return first, second
+
+    def test_first_the_bucket_and_then_the_node(self, tmp_path: Path, server: S3Server) -> None:
+        master, node = self.shelves(tmp_path, server)
+        ids = node.days(9)
+        node.upload(*ids[:6], ids[8], **master.s3)
+        first, second = self.everywhere(master, node)
+        assert (first.failure, second.failure) == (None, None)
+        assert results(first) == {**dict.fromkeys(ids[:7], "kept"), ids[7]: "elsewhere", ids[8]: "deleted"}
+        assert results(second) == {**dict.fromkeys(ids[:7], "kept"), ids[7]: "deleted", ids[8]: "deleted"}
+        assert node.ids() == ids[:7]
+        assert sorted({entry["id"] for entry in master.bucket()}, reverse=True) == ids[:6]
+        assert not any(outcome.changed for outcome in self.everywhere(master, node))
+
+    def test_a_node_keeps_what_the_master_could_not_delete(self, tmp_path: Path, server: S3Server) -> None:
+        master, node = self.shelves(tmp_path, server)
+        ids = node.days(9)
+        node.upload(*ids, **master.s3)
+        outcome = node.prune(scope="local", bucket=master.bucket())
+        assert results(outcome)[ids[8]] == results(outcome)[ids[7]] == "waiting"
+        elsewhere = [{"uuid": node.vm, "id": ids[8], "bucket": "another", "prefix": f"x/{node.vm}/{ids[8]}"}]
+        assert results(node.prune(scope="local", bucket=master.bucket(), gone=elsewhere))[ids[8]] == "waiting"
+        assert node.ids() == ids
+
+    @pytest.mark.parametrize(
+        ("where", "name"),
+        [(_prune_node, "finish_deletion"), (_prune_node, "begin_deletion")],
+        ids=["behind the rename", "before it"],
+    )
+    @pytest.mark.parametrize("drop_local", [False, True])
+    def test_kill_9_between_the_two(
+        self,
+        tmp_path: Path,
+        server: S3Server,
+        monkeypatch: pytest.MonkeyPatch,
+        where: Any,
+        name: str,
+        drop_local: bool,
+    ) -> None:
+        master, node = self.shelves(tmp_path, server)
+        ids = node.days(8)
+        node.upload(*ids, drop_local=drop_local, **master.s3)
+        killed(lambda: self.everywhere(master, node), monkeypatch, where, name)
+        assert {entry["id"] for entry in master.bucket()} == set(ids[:7])
+        first, second = self.everywhere(master, node)
+        assert (first.failure, second.failure) == (None, None)
+        assert node.ids() == ids[:7]
+        assert node.ids("deleting") == []
+
+    def test_the_master_asks_for_a_word_of_its_own(self, tmp_path: Path, server: S3Server) -> None:
+        master, node = self.shelves(tmp_path, server)
+        ids = node.days(16)
+        node.upload(*ids, **master.s3)
+        first, second = self.everywhere(master, node, confirm=False)
+        assert first.values["vms"][0]["result"] == second.values["vms"][0]["result"] == "confirm"
+        assert first.values["gone"] == []
+        self.everywhere(master, node)
+        assert node.ids() == ids[:7]
+        assert (master.path / "state" / f"{node.vm}.json").is_file()
