@@ -70,7 +70,8 @@ options:
     default: []
   uri:
     description:
-      - libvirt's connection URI, as seen on the node. The definition of a domain that still exists goes into the backup.
+      - libvirt's connection URI, as seen on the node.
+      - The definition of a domain that still exists goes into the backup.
       - If empty, libvirt is not asked.
   node:
     description:

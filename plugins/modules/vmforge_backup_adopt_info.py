@@ -18,7 +18,8 @@ extends_documentation_fragment:
 options:
   panel_timezone:
     description:
-      - The time zone in which the panel wrote C(created_at), such as V(Europe/Berlin) or V(UTC). The table does not tell.
+      - The time zone in which the panel wrote C(created_at), such as V(Europe/Berlin) or V(UTC).
+        The table does not tell.
       - In the hour that a clock goes through twice in autumn, the order of the rows decides.
     type: str
     required: true
