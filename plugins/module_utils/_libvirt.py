@@ -29,7 +29,7 @@ DEFAULT_URI = "qemu:///system"
 # virDomainBackupBegin came with libvirt 6.0; without incremental backup support in QEMU it is refused before 7.2.
 _MIN_LIBVIRT = 6_000_000
 # A domain that powers itself off during a job lets go of it only after half a minute (seen, libvirt 9.0).
-_ABORT_SECONDS = 120.0
+_ABORT_SECONDS, _ABORT_AGAIN_SECONDS = 120.0, 2.0
 _THAW_SECONDS = 30
 _RECONNECT_SECONDS, _RECONNECT_PAUSE = 30.0, 0.5
 _AGENT_CHANNEL = ".//channel/target[@name='org.qemu.guest_agent.0'][@state='connected']"
@@ -292,11 +292,15 @@ class Domain:
         Raises:
             HypervisorError: The job did not end within two minutes.
         """
+        job = self.backup_socket()
         deadline = time.monotonic() + _ABORT_SECONDS
-        asked = False
-        while self.backup_socket() is not None:
-            if not asked:
-                asked = self._ask_abort()
+        ask_again = 0.0
+        # Another socket is that of another job, begun when this one had ended.
+        while job is not None and self.backup_socket() == job:
+            if time.monotonic() >= ask_again:
+                # More than once: a libvirtd that dies right behind its answer forgets what it was asked for.
+                self._ask_abort()
+                ask_again = time.monotonic() + _ABORT_AGAIN_SECONDS
             if time.monotonic() > deadline:
                 raise HypervisorError(
                     f"The backup job of domain {self.name!r} did not end within {_ABORT_SECONDS:.0f} seconds. "
@@ -304,17 +308,16 @@ class Domain:
                 )
             time.sleep(0.02)
 
-    def _ask_abort(self) -> bool:
-        def ask(handle: Any) -> bool:
+    def _ask_abort(self) -> None:
+        def ask(handle: Any) -> None:
             try:
                 handle.abortJob()
             except libvirt.libvirtError as error:
                 # It ended by itself between the question and the request, or its QEMU went away.
                 if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
                     raise
-            return True
 
-        return self.call("aborting the backup of", ask)
+        self.call("aborting the backup of", ask)
 
     def resume(self) -> None:
         """Let a paused domain run on."""
