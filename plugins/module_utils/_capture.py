@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Callable
 
@@ -40,16 +40,27 @@ _REASON_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class _OpenDisk:
-    """A disk whose export has told its size and what of it to read."""
+    """A disk whose export has told its size and which runs of it may be other than zero."""
 
     disk: Disk
     export: Export
     size: int
-    ranges: tuple[Extent, ...]
+    extents: Sequence[Extent]
+    read_bytes: int
 
-    @property
-    def read_bytes(self) -> int:
-        return sum(extent.length for extent in self.ranges)
+    @classmethod
+    def of(cls, disk: Disk, export: Export) -> _OpenDisk:
+        """Ask the export. Raises ``SourceError``."""
+        size, extents = export.allocated()
+        if size % 512:
+            raise SourceError(f"Disk {disk.target} has {size} bytes, not a multiple of 512; qcow2 cannot hold that.")
+        # Uncut: one range for each extent, however long.
+        total = sum(extent.length for extent in split_ranges(extents, size=size, limit=size))
+        return cls(disk, export, size, extents, total)
+
+    def ranges(self) -> Iterator[Extent]:
+        """The requests, one after the other: a list of them would take more memory than all buffers."""
+        return split_ranges(self.extents, size=self.size, limit=REQUEST_SIZE)
 
 
 @dataclass
@@ -93,7 +104,7 @@ class Capture:
             with source, Ticker(_WATCH_SECONDS, source.watches(), self.stop, on_failure=source.release):
                 self._refuse_changed_disks()
                 definitions = read_definitions(self.domain, self.spec)
-                opened = [self._open(disk, source.exports[disk.target]) for disk in self.disks]
+                opened = [_OpenDisk.of(disk, source.exports[disk.target]) for disk in self.disks]
                 self._check_space(opened)
                 self._read(source, opened)
             self._verify()
@@ -109,12 +120,6 @@ class Capture:
         now = [(disk.target, disk.source) for disk in self.domain.spec().disks]
         if now != [(disk.target, disk.source) for disk in self.spec.disks]:
             raise SourceChangedError(f"The disks of {self.vm.name!r} were changed as its backup began.")
-
-    def _open(self, disk: Disk, export: Export) -> _OpenDisk:
-        size, extents = export.allocated()
-        if size % 512:
-            raise SourceError(f"Disk {disk.target} has {size} bytes, not a multiple of 512; qcow2 cannot hold that.")
-        return _OpenDisk(disk, export, size, tuple(split_ranges(extents, size=size, limit=REQUEST_SIZE)))
 
     def _check_space(self, opened: Sequence[_OpenDisk]) -> None:
         total = sum(item.read_bytes for item in opened)
@@ -167,7 +172,7 @@ class Capture:
             streamed = ImageStream(
                 lambda: BlockReader(item.export, stopped=self.stop),
                 size=item.size,
-                ranges=item.ranges,
+                ranges=item.ranges(),
                 sink=image,
                 settings=settings,
                 stop=self.stop,
