@@ -43,7 +43,7 @@ def manage_backups(request: Request) -> Outcome:
         return remove_backup(request)
     options = BackupOptions.from_params(request.params)
     _check_libraries(options)
-    BackupDirectory(options.backup_dir).check()
+    BackupDirectory(options.backup_dir).check(touch=not request.check_mode)
     if options.s3 is not None:
         with closing(S3Store(options.s3)) as store:
             check_access(store, must_answer=options.delete_local)

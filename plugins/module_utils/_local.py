@@ -33,8 +33,12 @@ class BackupDirectory:
     def __init__(self, path: str) -> None:
         self.path = Path(path)
 
-    def check(self) -> None:
-        """Raise ``StorageError`` unless the directory is there and can be written."""
+    def check(self, *, touch: bool = True) -> None:
+        """Raise ``StorageError`` unless the directory is there and can be written.
+
+        Args:
+            touch: Find out by writing; otherwise the kernel's word is taken.
+        """
         if not self.path.is_absolute():
             raise StorageError(f"backup_dir {str(self.path)!r} is not an absolute path.", code="invalid_input")
         if not self.path.is_dir():
@@ -43,6 +47,10 @@ class BackupDirectory:
                 "The role vmforge.backup.node creates it.",
                 code="backup_dir_missing",
             )
+        if not touch:
+            if not os.access(self.path, os.W_OK | os.X_OK):
+                raise StorageError(f"The backup directory {self.path} cannot be written.", code="backup_dir_unwritable")
+            return
         try:
             probe = self.path / f".write-test-{os.getpid()}"
             with probe.open("xb"):

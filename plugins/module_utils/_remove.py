@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._delete import (
@@ -39,7 +39,7 @@ def remove_backup(request: Request) -> Outcome:
     checked_id(request.params["id"])
     if options.s3 is not None:
         need("boto3")
-    BackupDirectory(options.backup_dir).check()
+    BackupDirectory(options.backup_dir).check(touch=not request.check_mode)
     vm = _find(options)
     if options.s3 is None:
         return _remove(request, options, vm, None)
@@ -51,7 +51,10 @@ def _remove(request: Request, options: BackupOptions, vm: VmRef, offsite: Offsit
     backup_id = checked_id(request.params["id"])
     directory = BackupDirectory(options.backup_dir).vm(vm.uuid)
     result = VmResult(vm)
-    with directory.lock(timeout=options.lock_timeout):
+    known = directory.path.is_dir() or find_backup(directory, offsite, backup_id) is not None
+    # Neither a plan nor a mistyped UUID makes the directory that a lock needs.
+    lock = directory.lock(timeout=options.lock_timeout) if known and not request.check_mode else nullcontext()
+    with lock:
         manifest = find_backup(directory, offsite, backup_id)
         begun = directory.entry(backup_id, DELETING).is_dir()
         if manifest is None and not begun:
