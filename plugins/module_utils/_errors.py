@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import traceback
+from collections.abc import Iterator
+
 
 class VMForgeError(Exception):
     """A failure that an operator can act on.
@@ -107,3 +112,33 @@ class PolicyError(VMForgeError):
     """A policy that cannot be obeyed: it would keep nothing, or a value in it has no meaning."""
 
     code = "policy"
+
+
+class InternalError(VMForgeError):
+    """A fault of this collection itself."""
+
+    code = "internal"
+
+
+@contextlib.contextmanager
+def internal_errors() -> Iterator[None]:
+    """Turn what nobody expected into ``InternalError``. What the operating system says is for the caller.
+
+    Raises:
+        InternalError: Names the type and the place of the error.
+    """
+    try:
+        yield
+    except (VMForgeError, OSError):
+        raise
+    except Exception as error:
+        raise InternalError(
+            f"An error inside vmforge.backup: {describe_error(error)}. Please report it with this line.",
+        ) from error
+
+
+def describe_error(error: BaseException | None) -> str:
+    """Type, message and place of an error, in one line."""
+    last = traceback.extract_tb(error.__traceback__)[-1] if error is not None and error.__traceback__ else None
+    where = f" ({os.path.basename(last.filename)}:{last.lineno})" if last is not None else ""
+    return f"{type(error).__name__}: {error}{where}"

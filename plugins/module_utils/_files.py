@@ -18,6 +18,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     FormatError,
     StorageError,
     VMForgeError,
+    internal_errors,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import Interrupted
 
@@ -41,6 +42,19 @@ def storage_error(what: str, error: OSError) -> StorageError:
         f"{what[0].upper()}{what[1:]} failed: {error.strerror or error}.{hint}",
         code="target_full" if full else StorageError.code,
     )
+
+
+@contextmanager
+def as_failures() -> Iterator[None]:
+    """Let nothing but ``VMForgeError`` out, be it a signal, the operating system or a fault of ours that ends the body.
+
+    KeyboardInterrupt and SystemExit are none of our business.
+    """
+    try:
+        with internal_errors():
+            yield
+    except (OSError, Interrupted) as error:
+        raise as_failure(error) from error
 
 
 def as_failure(error: VMForgeError | OSError | Interrupted) -> VMForgeError:

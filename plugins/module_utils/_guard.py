@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Callable
 
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import StorageError, VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import StorageError, VMForgeError, internal_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_error
 from ansible_collections.vmforge.backup.plugins.module_utils._model import format_bytes
 from ansible_collections.vmforge.backup.plugins.module_utils._pipeline import Stop
@@ -60,8 +60,9 @@ class Ticker:
 
     def _call_all(self) -> VMForgeError | None:
         try:
-            for call in self._calls:
-                call()
+            with internal_errors():
+                for call in self._calls:
+                    call()
         except VMForgeError as error:
             return error
         except OSError as error:

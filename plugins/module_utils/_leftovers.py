@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any, Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._delete import finish_deletion
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, S3Error, VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    FormatError,
+    S3Error,
+    VMForgeError,
+    internal_errors,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._files import read_json, remove_tree, write_json
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
 from ansible_collections.vmforge.backup.plugins.module_utils._local import (
@@ -66,7 +71,8 @@ class Leftovers:
     def _attempt(self, what: str, work: Callable[[], None]) -> None:
         """What cannot be cleared now is told, and never keeps a new backup from being made."""
         try:
-            work()
+            with internal_errors():
+                work()
         except (VMForgeError, OSError) as error:
             self.warnings.append(f"It was not possible to {what}; the next run tries again: {error}")
 
@@ -100,6 +106,8 @@ class Leftovers:
             write_json(path / OFFSITE, place.record(completed=True, local_kept=False))
         (path / PROGRESS).unlink(missing_ok=True)
         self._directory.commit(backup_id)
+        # Of the run that could not take this last step.
+        self._directory.entry(backup_id, FAILED).unlink(missing_ok=True)
 
     def _discard(self, backup_id: str, state: dict[str, Any]) -> None:
         # First the room that it takes, then the record: the disk may be full.
@@ -129,23 +137,45 @@ class Leftovers:
 def discard(directory: VmDirectory, backup_id: str, offsite: OffsiteVm | None) -> list[str]:
     """Remove a partial backup, in S3 first. Returns what could not be removed there.
 
-    While S3 cannot be reached, an empty partial directory stays as a note for the next run; where the keys may not
-    clear up, what they left is reaped by age.
+    While S3 cannot be reached, or when this run's S3 options do not lead to where it was begun, a directory with
+    nothing but notes stays for the next run; where the keys may not clear up, what they left is reaped by age.
     """
     path = directory.entry(backup_id, PARTIAL)
+    place = offsite.backup(backup_id) if offsite is not None else None
+    noted = _noted_place(path)
+    where = f"bucket {noted.get('bucket')!r} at {noted.get('prefix')!r} ({noted.get('endpoint') or 'AWS'})"
+    if noted and (place is None or (noted.get("bucket"), noted.get("prefix")) != (place.bucket, place.prefix)):
+        _keep_notes(path)
+        text = f"The unfinished {backup_id} may have left data in {where}, where this run's S3 options do not lead."
+        return [f"{text} A run with the options of that place removes them; if it is gone for good, remove {path}."]
+    told = []
     try:
-        if offsite is not None:
-            offsite.backup(backup_id).discard()
+        if place is not None:
+            place.discard()
+            if noted.get("endpoint", place.endpoint) != place.endpoint:
+                told.append(f"The unfinished {backup_id} was begun in {where}; what it left was looked for only here.")
     except S3Error as error:
         if error.code != "s3_denied":
-            for file in path.iterdir():
-                if file.name != PROGRESS:
-                    file.unlink()
+            _keep_notes(path)
             return [f"What {backup_id} had left in S3 could not be removed now; the next run will: {error}"]
-        remove_tree(path)
-        return [f"What {backup_id} had left in S3 could not be removed by these keys; prune will: {error}"]
+        told.append(f"What {backup_id} had left in S3 could not be removed by these keys; prune will: {error}")
     remove_tree(path)
-    return []
+    return told
+
+
+def _noted_place(path: Path) -> dict[str, Any]:
+    """Where in S3 a partial backup was begun; empty when nowhere, or when the note was not written whole."""
+    try:
+        return read_json(path / OFFSITE)
+    except (FileNotFoundError, FormatError):
+        return {}
+
+
+def _keep_notes(path: Path) -> None:
+    """Give back the room of a partial backup; what tells the next run of it stays."""
+    for file in path.iterdir():
+        if file.name not in (PROGRESS, OFFSITE):
+            file.unlink()
 
 
 def record_failure(

@@ -12,7 +12,11 @@ from typing import Any, Callable
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
 
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import DependencyError, VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    DependencyError,
+    VMForgeError,
+    internal_errors,
+)
 
 # The distributions' own interpreters: their packages are not visible from a virtualenv or a newer Python.
 _SYSTEM_PYTHONS = ["/usr/bin/python3", "/usr/libexec/platform-python"]
@@ -66,7 +70,8 @@ def run_module(argument_spec: Mapping[str, Any], use_case: UseCase, **rules: Any
     module = AnsibleModule(argument_spec=dict(argument_spec), supports_check_mode=True, **rules)
     request = Request(params=module.params, check_mode=module.check_mode, diff_mode=module._diff)
     try:
-        outcome = use_case(request)
+        with internal_errors():
+            outcome = use_case(request)
     except DependencyError as error:
         _respawn_where_present(error.libraries)
         module.fail_json(msg=error.message, code=error.code)

@@ -15,7 +15,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     StorageError,
     VMForgeError,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failure, write_json
+from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failures, write_json
 from ansible_collections.vmforge.backup.plugins.module_utils._freeze import ThawWatchdog
 from ansible_collections.vmforge.backup.plugins.module_utils._inspect import Inspection, inspect
 from ansible_collections.vmforge.backup.plugins.module_utils._leftovers import discard, record_failure
@@ -34,7 +34,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._options import Bac
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
 from ansible_collections.vmforge.backup.plugins.module_utils._pull import PullSource
 from ansible_collections.vmforge.backup.plugins.module_utils._result import VmResult
-from ansible_collections.vmforge.backup.plugins.module_utils._signals import Interrupted
 from ansible_collections.vmforge.backup.plugins.module_utils._source import Source
 from ansible_collections.vmforge.backup.plugins.module_utils._stopped import StoppedSource
 from ansible_collections.vmforge.backup.plugins.module_utils._target import BackupTarget
@@ -69,14 +68,14 @@ class NewBackup:
         """
         for attempt in range(_ATTEMPTS):
             try:
-                self._attempt()
+                self._attempt(again=attempt < _ATTEMPTS - 1)
                 return
             except SourceChangedError as error:
                 if attempt == _ATTEMPTS - 1:
                     raise
                 self.result.warnings.append(f"{error.message} What was read is discarded, and taken again.")
 
-    def _attempt(self) -> None:
+    def _attempt(self, *, again: bool) -> None:
         self.phase = "planning"
         inspection = inspect(self.domain, self.directory, self.options)
         unreachable, known = self._offsite_ids()
@@ -87,24 +86,41 @@ class NewBackup:
         target.offsite_error = unreachable
         started = format_time(utc_now())
         try:
-            manifest, data = self._capture(backup_id, inspection, target)
-            self.phase = "committing"
-            self._commit(backup_id, target, data)
-        except (VMForgeError, OSError, Interrupted) as error:
-            # A manifest in the partial directory means that all is safe but the last step: the next run takes it.
-            if not (partial / MANIFEST).exists():
-                self._clean_up(backup_id, as_failure(error), started)
-            raise as_failure(error) from error
+            with as_failures():
+                manifest, data = self._capture(backup_id, inspection, target)
+                self.phase = "committing"
+                self._commit(backup_id, target, data)
+        except VMForgeError as error:
+            self._give_up(backup_id, error, started, again=again)
+            raise
         self._finish(backup_id, target, manifest, data)
 
-    def _clean_up(self, backup_id: str, error: VMForgeError, started: str) -> None:
-        self.result.warnings.extend(discard(self.directory, backup_id, self.offsite))
-        if not isinstance(error, SourceChangedError):
-            failure = {"started": started, "phase": self.phase, "code": error.code, "message": error.message}
-            try:
-                record_failure(self.directory, self.vm, backup_id, **failure)
-            except StorageError as lost:
-                self.result.warn(f"The failure could not be put on record: {lost}")
+    def _give_up(self, backup_id: str, error: VMForgeError, started: str, *, again: bool) -> None:
+        """Undo what was done, and put on record why there is no backup.
+
+        A manifest in the partial directory means that all is safe but the last step: the next run takes it.
+        """
+        if self.directory.entry(backup_id).exists():
+            # A signal behind the rename: it is a backup.
+            return
+        message = error.message
+        if (self.directory.entry(backup_id, PARTIAL) / MANIFEST).exists():
+            message += " All of it was read and is safe; the next run takes the last step."
+        else:
+            self._discard(backup_id)
+            if again and isinstance(error, SourceChangedError):
+                return
+        failure = {"started": started, "phase": self.phase, "code": error.code, "message": message}
+        try:
+            record_failure(self.directory, self.vm, backup_id, **failure)
+        except (StorageError, OSError) as lost:
+            self.result.warn(f"The failure could not be put on record: {lost}")
+
+    def _discard(self, backup_id: str) -> None:
+        try:
+            self.result.warnings.extend(discard(self.directory, backup_id, self.offsite))
+        except (VMForgeError, OSError) as error:
+            self.result.warn(f"What {backup_id} had left could not be removed; the next run tries again: {error}")
 
     def _offsite_ids(self) -> tuple[S3Error | None, list[str]]:
         """Ids that S3 knows; an S3 that cannot be reached spoils only the copy there, if there is a local one."""

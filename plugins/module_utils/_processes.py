@@ -11,11 +11,11 @@ import os
 import selectors
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, Callable
 
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import describe_error
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import SIGNALS, raise_on_signals
 
 _BLOCK = 1 << 16
@@ -97,15 +97,8 @@ def _start(work: Callable[[], Any], running: dict[int, tuple[int, int, bytearray
     finally:
         # What a work did not deal with itself is a fault of ours; the parent says so.
         with os.fdopen(writer, "wb") as stream:
-            stream.write(answer if status == 0 else _describe(sys.exc_info()[1]).encode())
+            stream.write(answer if status == 0 else describe_error(sys.exc_info()[1]).encode())
         os._exit(status)
-
-
-def _describe(error: BaseException | None) -> str:
-    """Type, message and place of an error, in one line."""
-    last = traceback.extract_tb(error.__traceback__)[-1] if error is not None and error.__traceback__ else None
-    where = f" ({os.path.basename(last.filename)}:{last.lineno})" if last is not None else ""
-    return f"{type(error).__name__}: {error}{where}"
 
 
 def _receive(

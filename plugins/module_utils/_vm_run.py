@@ -12,8 +12,9 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     BusyError,
     S3Error,
     VMForgeError,
+    internal_errors,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failure
+from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failures, storage_error
 from ansible_collections.vmforge.backup.plugins.module_utils._freeze import ThawWatchdog
 from ansible_collections.vmforge.backup.plugins.module_utils._inspect import inspect
 from ansible_collections.vmforge.backup.plugins.module_utils._leftovers import Leftovers
@@ -25,7 +26,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._offsite import Off
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._result import VmResult
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
-from ansible_collections.vmforge.backup.plugins.module_utils._signals import Interrupted
 from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY
 from ansible_collections.vmforge.backup.plugins.module_utils._turn import Turn, plan_turn
 from ansible_collections.vmforge.backup.plugins.module_utils._version import VERSION
@@ -58,9 +58,10 @@ class VmRun:
             The VM's entry of the module's result; failures are in it, not raised.
         """
         try:
-            self._locked_run()
-        except (VMForgeError, OSError, Interrupted) as error:
-            self._result.fail(as_failure(error), phase=self._new.phase if self._new is not None else self._phase)
+            with as_failures():
+                self._locked_run()
+        except VMForgeError as error:
+            self._result.fail(error, phase=self._new.phase if self._new is not None else self._phase)
         finally:
             if self._watchdog is not None and not self._watchdog.close():
                 self._result.warn(
@@ -110,9 +111,10 @@ class VmRun:
         for manifest in turn.uploads:
             place, path = self._offsite.backup(manifest.id), self._directory.entry(manifest.id)
             try:
-                upload_backup(place, path, drop_local=self._options.delete_local)
+                with internal_errors():
+                    upload_backup(place, path, drop_local=self._options.delete_local)
             except (VMForgeError, OSError) as error:
-                failure = as_failure(error)
+                failure = error if isinstance(error, VMForgeError) else storage_error(f"uploading {path}", error)
                 text = f"The copy of {manifest.id} in S3 is still missing: {failure.message}"
                 first = first or S3Error(text, code=failure.code)
                 if is_passing(failure):
