@@ -25,6 +25,7 @@ _ARGUMENTS = {
     "columns": {"type": "list", "elements": "dict", "required": True, "options": _COLUMN},
     "rows": {"type": "list", "elements": "dict", "required": True},
     "notes": {"type": "list", "elements": "str", "default": []},
+    "warnings": {"type": "list", "elements": "str", "default": []},
     "empty": {"type": "str", "default": "Nothing."},
 }
 
@@ -43,6 +44,8 @@ class ActionModule(ActionBase):
         _validated, args = self.validate_argument_spec(_ARGUMENTS)
         table = render(args["columns"], args["rows"]) if args["rows"] else [args["empty"]]
         _print([args["title"], "", *table, "", *args["notes"]])
+        for warning in args["warnings"]:
+            Display().warning(printable(warning))
         return dict(result, changed=False, rows=args["rows"], table=table)
 
 

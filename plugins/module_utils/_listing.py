@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def list_backups(request: Request) -> Outcome:
         if _is_wanted(entry, wanted) and entry["status"] in statuses and backup_id in (None, entry["id"])
     ]
     chosen.sort(key=lambda entry: (entry["id"], entry["vm"]["uuid"]), reverse=True)
-    return Outcome(changed=False, values={"backups": chosen})
+    return Outcome(changed=False, values={"backups": chosen, "hostname": socket.gethostname()})
 
 
 def list_entries(path: Path, bucket: OffsiteListing | None, wanted: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -73,6 +73,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+hostname:
+  description: The host's own name, which is the node's name in its backups unless another is set.
+  returned: success
+  type: str
+  sample: node1
 backups:
   description: The backups, newest first.
   returned: success

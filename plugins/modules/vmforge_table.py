@@ -56,6 +56,12 @@ options:
     type: list
     elements: str
     default: []
+  warnings:
+    description:
+      - Sentences to show as Ansible's own warnings.
+    type: list
+    elements: str
+    default: []
   empty:
     description:
       - A line in place of a table without rows.

@@ -24,12 +24,14 @@ def report(assignment: Mapping[str, Any], outcomes: Mapping[str, Mapping[str, An
 
     Args:
         assignment: Values of an ``Assignment``.
-        outcomes: Node -> what its ``vmforge_backup`` returned; empty or skipped for one that had nothing to do.
+        outcomes: Node -> what its ``vmforge_backup`` returned, or a loop of it; empty or skipped for one that had
+            nothing to do.
 
     Returns:
         ``rows`` for the table and for programs, ``problems``: each with ``node``, ``vm`` and ``message``, ``notes``.
     """
     rows: list[dict[str, Any]] = []
+    outcomes = {node: _together(outcome) for node, outcome in outcomes.items()}
     for node in outcomes:
         uuids = assignment["here"].get(node, [])
         rows += _node_rows(node, outcomes[node], {uuid: assignment["names"][uuid] for uuid in uuids})
@@ -61,6 +63,15 @@ def _row(vm: str, node: str, result: str, message: str | None = None, **more: An
         "warnings": [],
         **more,
     }
+
+
+def _together(outcome: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Several calls on one node as one; a call that did not even begin gives its reason for what nobody told of."""
+    calls = outcome.get("results")
+    if calls is None:
+        return outcome
+    dead = next((call for call in calls if call.get("unreachable") or "backups" not in call), {})
+    return {**dead, "backups": [backup for call in calls for backup in call.get("backups") or ()]}
 
 
 def _node_rows(node: str, outcome: Mapping[str, Any], assigned: Mapping[str, str]) -> list[dict[str, Any]]:
