@@ -331,7 +331,8 @@ def test_a_run_that_dies_anywhere_is_finished_by_the_next(
     assert results(outcome)[0] in ("adopted", "present")
     assert outcome.failure is None
     (entry,) = check_ready(pack, [digest], bucket=kind != "local")
-    assert entry["id"] == "20250701T100000Z"
+    # SeaweedFS goes on listing a directory for a while when all in it was deleted, so that its second counts as taken.
+    assert entry["id"] in ("20250701T100000Z", *(["20250701T100001Z"] if kind == "s3" else []))
     assert not path.exists()
     assert pack.keys(f"pack/{pack.uuid}/") == []
     assert sorted(item.name for item in pack.directory.iterdir()) == [".lock", entry["id"]]
