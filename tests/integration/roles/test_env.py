@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``vmforge_env`` on real files: rights, links, copies, and what is no ``.env`` file at all."""
+"""``vmforge_env`` on real files, with rights, links and copies; the role ``env`` on a fleet of directories."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import json
 import os
 import stat
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ansible_collections.vmforge.backup.plugins.module_utils._env import read_values
 from ansible_collections.vmforge.backup.plugins.module_utils._env_set import set_env
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import StorageError
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Request
@@ -183,3 +185,102 @@ def test_values_are_read_as_the_panel_reads_them(core: Ansible, env: Path) -> No
     assert found["settings"] == {"S3_SECRET_KEY": "hush"}
     found = run(core, module="vmforge_env_info", path=str(env.parent / "none"))
     assert (found["exists"], found["settings"]) == (False, {})
+
+
+PLAYBOOK = """
+- hosts: vmforge_master:vmforge_nodes
+  gather_facts: false
+  roles:
+    - role: vmforge.backup.env
+  post_tasks:
+    - ansible.builtin.debug:
+        msg: "{{ inventory_hostname }} has {{ vmforge_backup_dir }}, {{ vmforge_backup_s3_ssl }}"
+"""
+SAMPLE = """\
+APP_KEY=hush
+BACKUP_DIR=/srv/b
+S3_ENDPOINT=play.min.io:9000          # or s3.amazonaws.com
+S3_ACCESS_KEY=m
+S3_SECRET_KEY=s3cret-of-all
+S3_SSL=0
+"""
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A master and two nodes, which are directories here."""
+
+    core: Ansible
+    place: Path
+
+    def env(self, host: str) -> Path:
+        return self.place / host / ".env"
+
+    def play(self, *argv: str, **variables: Any) -> tuple[int, str]:
+        lines = {host: f"{host} vmforge_backup_env_path={self.env(host)}" for host in ("m", "n1", "n2")}
+        inventory, playbook = self.place / "hosts", self.place / "play.yml"
+        inventory.write_text(
+            f"[vmforge_master]\n{lines['m']}\n[vmforge_nodes]\n{lines['n1']}\n{lines['n2']}\n"
+            "[all:vars]\nansible_connection=local\nansible_python_interpreter=/usr/bin/python3\n"
+        )
+        playbook.write_text(PLAYBOOK)
+        done = self.core.playbook(playbook, "-i", str(inventory), *argv, variables=variables)
+        return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def fleet(core: Ansible, tmp_path: Path) -> Fleet:
+    """The panel's file is on the master; the first node has one of its own."""
+    fleet = Fleet(core, tmp_path)
+    for host in ("m", "n1"):
+        fleet.env(host).parent.mkdir()
+    fleet.env("m").write_text(SAMPLE)
+    fleet.env("n1").write_text("S3_ACCESS_KEY=n\nS3_SECRET_KEY=s3cret-of-n1\n")
+    return fleet
+
+
+def test_the_role_puts_the_masters_settings_on_all_hosts_and_each_keeps_its_keys(fleet: Fleet) -> None:
+    code, text = fleet.play("--check", "--diff")
+    assert code == 0, text
+    assert (fleet.env("m").read_text(), fleet.env("n2").parent.exists()) == (SAMPLE, False)
+    code, text = fleet.play("--diff", "-vvv")
+    assert code == 0, text
+    for host in ("m", "n1", "n2"):
+        assert f"{host} has /srv/b, False" in text
+    assert "s3cret" not in text
+    assert "hush" not in text
+    read = {host: loaded(fleet.env(host)) for host in ("m", "n1", "n2")}
+    assert read["m"].pop("APP_KEY") == "hush"
+    assert read["m"] == read["n2"] == {**read["n1"], "S3_ACCESS_KEY": "m", "S3_SECRET_KEY": "s3cret-of-all"}
+    assert (read["n1"]["S3_ACCESS_KEY"], read["n1"]["S3_SECRET_KEY"]) == ("n", "s3cret-of-n1")
+    assert len(read["n1"]) == 11
+    assert "# or s3.amazonaws.com\nS3_ENDPOINT=play.min.io:9000\n" in fleet.env("m").read_text()
+    code, text = fleet.play()
+    assert code == 0, text
+    assert text.count("changed=0 ") == 3
+
+
+def loaded(path: Path) -> dict[str, str]:
+    return {name: line.read for name, line in read_values(path.read_text()).items()}
+
+
+def test_hosts_that_would_differ_are_named_and_the_others_go_on(fleet: Fleet) -> None:
+    fleet.env("n1").write_text("BACKUP_DIR=/other\n")
+    code, text = fleet.play()
+    assert code == 2
+    assert "BACKUP_DIR is /other here and /srv/b on the master: set vmforge_backup_dir for all." in text
+    assert fleet.env("n1").read_text() == "BACKUP_DIR=/other\n"
+    assert loaded(fleet.env("n2"))["BACKUP_DIR"] == "/srv/b"
+    code, text = fleet.play(vmforge_backup_dir="/all")
+    assert code == 0, text
+    assert {loaded(fleet.env(host))["BACKUP_DIR"] for host in ("m", "n1", "n2")} == {"/all"}
+
+
+def test_a_master_that_cannot_be_read_leaves_the_nodes_alone(fleet: Fleet) -> None:
+    fleet.env("m").unlink()
+    fleet.env("m").mkdir()
+    code, text = fleet.play("--limit", "n1,n2")
+    assert code == 2
+    assert "What the .env file of m says, which n2 is to say as well, could not be read" in text
+    assert f"{fleet.env('m')} is a directory" in text
+    assert not fleet.env("n2").parent.exists()
