@@ -1,0 +1,140 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Scratch files and targets that fill up: the backup gives way, never the guest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from ansible_collections.vmforge.backup.plugins.module_utils import _pull
+from ansible_collections.vmforge.backup.plugins.module_utils._guard import free_bytes
+from tests.bed.guest import MIB, Disk, Guest
+
+from .driver import Engine, assert_unhurt, job, run, wait_for
+from .ends import SLOW, assert_failed, assert_next_run_is_good
+
+
+@pytest.fixture
+def flood(place: Path, libvirt_daemon: None) -> Iterator[Callable[[], Guest]]:
+    """A guest that overwrites its disk as fast as it can."""
+    made: list[Guest] = []
+
+    def make() -> Guest:
+        path = place / "flood.raw"
+        path.write_bytes(os.urandom(64 * MIB))
+        guest = Guest("flood", place, [Disk(path, format="raw")], mode="flood")
+        made.append(guest)
+        guest.define().start()
+        guest.wait(r"flooded (\d{2,}) MiB")
+        return guest
+
+    yield make
+    for guest in made:
+        guest.undefine()
+
+
+@pytest.fixture
+def small_fs(place: Path) -> Iterator[Callable[[int], Path]]:
+    """Mount an ext4 of so many MiB."""
+    mounted: list[Path] = []
+
+    def make(mib: int) -> Path:
+        image, path = place / "small.img", place / "small"
+        run(["truncate", "-s", str(mib * MIB), str(image)])
+        run(["/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal", str(image)])
+        path.mkdir(exist_ok=True)
+        run(["mount", "-o", "loop", str(image), str(path)])
+        mounted.append(path)
+        path.chmod(0o755)
+        return path
+
+    yield make
+    for path in mounted:
+        run(["umount", str(path)])
+
+
+def test_scratch_max_is_reached(engine: Engine, guest: Guest, flood: Callable[[], Guest]) -> None:
+    flooding = flood()
+    entry = engine.fail(flooding, "scratch_full", rate_limit=MIB, scratch_max=8 * MIB)
+    assert "Raise scratch_max" in entry["error"]["message"]
+    assert flooding.state() == "running"
+    assert job(flooding) == "None"
+    assert os.listdir(engine.scratch_dir) == []
+    assert_failed(engine, flooding, code="scratch_full", says="overwrote")
+    flooding.wait(r"flooded \d+")
+
+
+def test_the_file_system_of_scratch_fills_up(
+    engine: Engine, flood: Callable[[], Guest], small_fs: Callable[[int], Path]
+) -> None:
+    """Faster than any watch may look: the guest pauses at a full disk, and is let go on without having lost a write."""
+    scratch = small_fs(96) / "scratch"
+    scratch.mkdir(mode=0o711)
+    (scratch.parent / "taken").write_bytes(bytes(20 * MIB))
+    engine.scratch_dir = scratch
+    flooding = flood()
+    entry = engine.run(flooding, rate_limit=MIB)
+    assert entry["result"] == "failed"
+    assert entry["error"]["code"] in ("scratch_full", "guest_paused")
+    assert flooding.state() == "running"
+    assert job(flooding) == "None"
+    assert os.listdir(scratch) == []
+    mark = int(flooding.wait(r"flooded (\d+)").group(1))
+    wait_for("more flood", lambda: int(flooding.wait(r"flooded (\d+)").group(1)) > mark)
+    assert engine.ready(flooding) == []
+
+
+def test_a_guest_that_was_paused_goes_on(
+    engine: Engine, flood: Callable[[], Guest], small_fs: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guards look away until QEMU has met the full file system itself."""
+    monkeypatch.setattr(_pull.ScratchGuard, "__call__", lambda _self: None)
+    monkeypatch.setattr(_pull.SpaceGuard, "__call__", lambda _self: None)
+    scratch = small_fs(80) / "scratch"
+    scratch.mkdir(mode=0o711)
+    (scratch.parent / "taken").write_bytes(bytes(40 * MIB))
+    engine.scratch_dir = scratch
+    flooding = flood()
+    entry = engine.fail(flooding, "guest_paused", rate_limit=MIB)
+    assert "paused by a write error" in entry["error"]["message"]
+    assert flooding.state() == "running"
+    assert os.listdir(scratch) == []
+    mark = int(flooding.wait(r"flooded (\d+)").group(1))
+    wait_for("more flood", lambda: int(flooding.wait(r"flooded (\d+)").group(1)) > mark)
+
+
+def test_the_target_is_too_small_from_the_start(engine: Engine, guest: Guest, small_fs: Callable[[int], Path]) -> None:
+    engine.backup_dir = small_fs(70)
+    failed = engine.fail(guest, "no_space")
+    assert "Not enough space in" in failed["error"]["message"]
+    assert_unhurt(engine, guest)
+    assert_failed(engine, guest, code="no_space", says="Prune old backups")
+
+
+@pytest.mark.parametrize("free_mib", [0, 60])
+def test_the_target_fills_up_in_the_middle(
+    engine: Engine, guest: Guest, small_fs: Callable[[int], Path], free_mib: int
+) -> None:
+    """By someone else's data: at once to the last byte, or to below the reserve."""
+    engine.backup_dir = small_fs(200)
+    running = engine.start(guest, rate_limit=SLOW)
+    running.middle()
+    filler = engine.backup_dir / "filler"
+    with filler.open("wb", buffering=0) as stream:
+        try:
+            while free_bytes(str(engine.backup_dir)) > free_mib * MIB:
+                stream.write(bytes(MIB))
+        except OSError:
+            assert not free_mib
+    entry = running.wait(60)
+    assert (entry["result"], entry["error"]["code"]) == ("failed", "target_full"), entry
+    assert_unhurt(engine, guest)
+    assert_failed(engine, guest, code="target_full", says="Free space there")
+    filler.unlink()
+    assert_next_run_is_good(engine, guest)
