@@ -1,0 +1,127 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mends a copy of a backup from the other one. With the VM's lock held."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ansible_collections.vmforge.backup.plugins.module_utils._copies import (
+    LOCAL,
+    S3,
+    Copy,
+    Damage,
+    GoodParts,
+    LocalCopy,
+    OffsiteCopy,
+    part_place,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import write_at
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._files import (
+    storage_error,
+    storage_errors,
+    sync_directory,
+    write_file,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_files import in_parallel
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup
+
+
+def mend(backup: StoredBackup, damages: Iterable[Damage], *, parallel: int) -> list[str]:
+    """Mend what is damaged in one copy and good in the other; the local one first, for that helps the other.
+
+    Args:
+        damages: All that is known.
+        parallel: Parts at once.
+
+    Returns:
+        Why something could not be mended, in words.
+    """
+    copies = {copy.name: copy for copy in backup.copies}
+    found = list(damages)
+    failures: list[str] = []
+    for name in (LOCAL, S3):
+        copy = copies.get(name)
+        others = [other for other in backup.copies if other.name != name]
+        if copy is None or not others:
+            continue
+        files = {damage.file for damage in found if damage.copy == name}
+        # The manifest last: it says that the rest is there.
+        records = [record for record in backup.manifest.files if record.name in files]
+        for record in records:
+            bad = [damage for damage in found if (damage.copy, damage.file) == (name, record.name)]
+            try:
+                _mend_file(copy, record, bad, others, parallel=parallel)
+            except (VMForgeError, OSError) as error:
+                failure = error if isinstance(error, VMForgeError) else storage_error(f"mending {record.name}", error)
+                failures.append(f"{record.name} of the {name} copy could not be mended: {failure.message}")
+        if MANIFEST in files and not failures:
+            _write_manifest(copy, backup.data)
+    return failures
+
+
+def _mend_file(
+    copy: Copy, record: FileRecord, damages: Sequence[Damage], others: Sequence[Copy], *, parallel: int
+) -> None:
+    if isinstance(copy, OffsiteCopy):
+        directory = next(other.directory for other in others if isinstance(other, LocalCopy))
+        parts = [bytes.fromhex(part) for part in record.parts]
+        # Refuses a part that is not as the manifest says.
+        copy.place.store.upload_file(
+            copy.place.key(record.name),
+            str(directory / record.name),
+            part_size=record.part_size,
+            part_sha256=parts,
+            sha256=record.sha256,
+        )
+    elif isinstance(copy, LocalCopy):
+        numbers = [damage.part for damage in damages if damage.part is not None]
+        whole = any(damage.part is None for damage in damages)
+        wanted = list(range(1, len(record.parts) + 1)) if whole else numbers
+        with GoodParts(record, others) as good:
+            write_parts(copy.directory / record.name, record, wanted, good, parallel=parallel)
+
+
+def write_parts(path: Path, record: FileRecord, numbers: Sequence[int], good: GoodParts, *, parallel: int) -> None:
+    """Write parts of a file at their places, each proved before; the file is made, or cut, where that is needed.
+
+    Args:
+        path: Of the file.
+        record: As the manifest has it.
+        numbers: Of the parts, from 1.
+        good: Gives them.
+        parallel: How many at once.
+
+    Raises:
+        DamagedError: A part is in no copy.
+        StorageError: The file cannot be written.
+    """
+    with storage_errors(f"writing {path}"):
+        # In the directory's own file system, and never through a link.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.ftruncate(descriptor, record.size)
+
+            def fetch(index: int, _buffer: bytearray) -> None:
+                number = numbers[index - 1]
+                write_at(descriptor, good.read(number), part_place(record, number)[0])
+
+            if numbers:
+                in_parallel(len(numbers), parallel, 0, fetch)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_directory(path.parent)
+
+
+def _write_manifest(copy: Copy, data: bytes) -> None:
+    if isinstance(copy, OffsiteCopy):
+        copy.place.put(MANIFEST, data)
+    elif isinstance(copy, LocalCopy):
+        write_file(copy.directory / MANIFEST, data)

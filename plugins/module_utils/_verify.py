@@ -1,0 +1,215 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The use case of ``vmforge_backup_verify``: find the backups, take a sample of them, verify each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.vmforge.backup.plugins.module_utils._deps import need
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, NotFoundError
+from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory, VmDirectory
+from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid
+from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
+from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import (
+    StoredBackup,
+    UnreadableError,
+    open_backup,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._verified import last_verified, take_sample
+from ansible_collections.vmforge.backup.plugins.module_utils._verify_one import (
+    BAD,
+    GOOD,
+    PLANNED,
+    REPAIRED,
+    Verification,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._verify_options import VerifyOptions
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Found:
+    """All backups that could be looked at.
+
+    Attributes:
+        backups: By UUID and id.
+        unreadable: Those without a manifest that can be believed.
+    """
+
+    backups: Mapping[Key, StoredBackup]
+    unreadable: Mapping[Key, UnreadableError]
+
+
+def verify_backups(request: Request) -> Outcome:
+    """Verify backups, in their copies here and in S3.
+
+    Raises:
+        VMForgeError: The request itself cannot be carried out; nothing was touched.
+    """
+    options = VerifyOptions.from_params(request.params)
+    if options.s3 is None and not options.backup_dir.is_dir():
+        raise InputError(
+            f"The backup directory {options.backup_dir} does not exist or is no directory. Is its file system mounted?",
+            code="backup_dir_missing",
+        )
+    with open_store(options.s3) as store:
+        found = find_backups(options, store)
+        wanted = [backup for backup in found.backups.values() if _is_wanted(backup, options)]
+        unreadable = [_unreadable(key, error) for key, error in found.unreadable.items() if _may_be(key, options)]
+        waiting = [(_verified_at(backup, options.level), backup) for backup in _by_age(wanted)]
+        chosen = [
+            Verification(
+                options, backup, _vm_directory(options, backup), chain_problems(backup, found), [*backup.damages]
+            )
+            for backup in take_sample(waiting, options.share)
+        ]
+        entries = [one.entry(PLANNED) if request.check_mode else one.run() for one in chosen]
+    return _outcome(entries + unreadable, _not_found(options, found))
+
+
+@contextmanager
+def open_store(config: S3Config | None) -> Iterator[S3Store | None]:
+    """The bucket, if there is one."""
+    if config is None:
+        yield None
+        return
+    need("boto3")
+    with closing(S3Store(config)) as store:
+        yield store
+
+
+def find_backups(options: VerifyOptions, store: S3Store | None) -> Found:
+    """Every backup here and in the bucket.
+
+    Raises:
+        StorageError: The directory cannot be listed.
+        S3Error: The bucket cannot be listed, or read.
+    """
+    backups: dict[Key, StoredBackup] = {}
+    unreadable: dict[Key, UnreadableError] = {}
+    for uuid in sorted(_uuids(options, store)):
+        directory = BackupDirectory(str(options.backup_dir)).vm(uuid)
+        offsite = OffsiteVm(store, uuid) if store is not None else None
+        ids = set(directory.ids()) if directory.path.is_dir() else set()
+        ids |= set(offsite.ids() or ()) if offsite is not None else set()
+        for backup_id in sorted(ids):
+            try:
+                backups[uuid, backup_id] = open_backup(
+                    uuid,
+                    backup_id,
+                    directory=directory.entry(backup_id),
+                    place=offsite.backup(backup_id) if offsite is not None else None,
+                    expected=options.checksums.get(f"{uuid}/{backup_id}"),
+                )
+            except NotFoundError:
+                # Half an upload, or deleted just now.
+                continue
+            except UnreadableError as error:
+                unreadable[uuid, backup_id] = error
+    return Found(backups, unreadable)
+
+
+def chain_problems(backup: StoredBackup, found: Found) -> tuple[str, ...]:
+    """What is wrong with the ancestors of a backup: one that is missing, or that is another than it was made on."""
+    here, seen = backup, 0
+    while here.manifest.parent is not None and seen <= len(found.backups):
+        seen += 1
+        wanted = here.manifest.parent
+        parent = found.backups.get((here.manifest.vm.uuid, wanted["id"]))
+        if parent is None:
+            return (f"its ancestor {wanted['id']} is missing",)
+        if parent.sha256 != wanted["manifest_sha256"]:
+            return (f"its ancestor {wanted['id']} is not the one that it was made on",)
+        here = parent
+    return ()
+
+
+def _uuids(options: VerifyOptions, store: S3Store | None) -> set[str]:
+    wanted = {canonical_uuid(name) for name in options.vms}
+    if wanted and None not in wanted:
+        return {uuid for uuid in wanted if uuid is not None}
+    found: set[str] = set()
+    if options.backup_dir.is_dir():
+        found |= {directory.uuid for directory in BackupDirectory(str(options.backup_dir)).vms()}
+    if store is not None:
+        prefix = store.config.prefix
+        names = (path.rstrip("/").rsplit("/", 1)[-1] for path in store.list_directories(prefix))
+        found |= {name for name in names if canonical_uuid(name) == name}
+    return {uuid for uuid in found if canonical_uuid(uuid) == uuid}
+
+
+def _is_wanted(backup: StoredBackup, options: VerifyOptions) -> bool:
+    manifest = backup.manifest
+    names = {canonical_uuid(name) for name in options.vms} | set(options.vms)
+    return (
+        (not names or manifest.vm.uuid in names or manifest.vm.name in names)
+        and options.id in (None, manifest.id)
+        and options.node in (None, manifest.vm.node)
+    )
+
+
+def _may_be(key: Key, options: VerifyOptions) -> bool:
+    """A backup without a manifest does not tell whose it is: it is told unless others were asked for."""
+    uuid, backup_id = key
+    wanted = {canonical_uuid(name) for name in options.vms}
+    return (not options.vms or uuid in wanted or None in wanted) and options.id in (None, backup_id)
+
+
+def _by_age(backups: Sequence[StoredBackup]) -> list[StoredBackup]:
+    """The newest first: of those that were never verified, they matter most."""
+    return sorted(backups, key=lambda backup: (backup.manifest.id, backup.manifest.vm.uuid), reverse=True)
+
+
+def _verified_at(backup: StoredBackup, level: str) -> str:
+    copies = [copy.name for copy in backup.copies]
+    return last_verified(backup.records.values(), backup.sha256, level=level, copies=copies)
+
+
+def _vm_directory(options: VerifyOptions, backup: StoredBackup) -> VmDirectory | None:
+    return BackupDirectory(str(options.backup_dir)).vm(backup.manifest.vm.uuid) if options.backup_dir.is_dir() else None
+
+
+def _unreadable(key: Key, error: UnreadableError) -> dict[str, Any]:
+    return {
+        "vm": {"uuid": key[0], "name": None},
+        "node": None,
+        "id": key[1],
+        "result": BAD,
+        "level": "manifest",
+        "copies": [],
+        "damages": [damage.as_dict() for damage in error.damages],
+        "checksum_sha256": None,
+        "bytes_read": 0,
+        "seconds": 0.0,
+        "message": error.message,
+    }
+
+
+def _not_found(options: VerifyOptions, found: Found) -> list[str]:
+    known = {backup.manifest.vm.name for backup in found.backups.values()}
+    uuids = {uuid for uuid, _id in (*found.backups, *found.unreadable)}
+    return [name for name in options.vms if name not in known and canonical_uuid(name) not in uuids]
+
+
+def _outcome(entries: Sequence[dict[str, Any]], not_found: Sequence[str]) -> Outcome:
+    wrong = [entry for entry in entries if entry["result"] not in (GOOD, PLANNED, "gone")]
+    texts = [f"{entry['vm']['name'] or entry['vm']['uuid']} {entry['id']}: {entry['message']}" for entry in wrong]
+    return Outcome(
+        changed=any(entry["result"] == REPAIRED for entry in entries),
+        values={"backups": list(entries), "not_found": list(not_found)},
+        diff={"before": "", "after": "".join(_line(entry) for entry in entries)},
+        failure=" ".join(texts) or None,
+    )
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return f"{entry['vm']['name'] or entry['vm']['uuid']} {entry['id']}: {entry['result']}\n"

@@ -1,0 +1,191 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Verifies one backup in all its copies, mends what can be mended, and writes down what was found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.vmforge.backup.plugins.module_utils._copies import (
+    Copy,
+    Damage,
+    DamagedError,
+    LocalCopy,
+    OffsiteCopy,
+    find_damage,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError, internal_errors
+from ansible_collections.vmforge.backup.plugins.module_utils._files import encode_json, storage_error, write_file
+from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, VmDirectory
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
+from ansible_collections.vmforge.backup.plugins.module_utils._model import format_time, utc_now
+from ansible_collections.vmforge.backup.plugins.module_utils._repair import mend
+from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import VERIFIED
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup
+from ansible_collections.vmforge.backup.plugins.module_utils._verified import Check, merge_checks
+from ansible_collections.vmforge.backup.plugins.module_utils._verify_options import VerifyOptions
+
+# verified.json is for people and for retention, not an archive.
+_MAX_DETAILS = 5
+GOOD, REPAIRED, BAD, GONE, FAILED, PLANNED = "good", "repaired", "bad", "gone", "failed", "planned"
+
+
+@dataclass
+class Verification:
+    """Of one backup.
+
+    Args:
+        backup: With all copies that are to be looked at.
+        directory: Of the VM, for its lock; None where this host has none.
+        chain: What is wrong with its ancestors.
+    """
+
+    options: VerifyOptions
+    backup: StoredBackup
+    directory: VmDirectory | None
+    chain: Sequence[str] = ()
+    damages: list[Damage] = field(default_factory=list)
+    read: int = 0
+    _failures: list[str] = field(default_factory=list)
+
+    def entry(self, result: str, *, seconds: float = 0.0, message: str | None = None) -> dict[str, Any]:
+        """The backup's entry in the module's result."""
+        manifest = self.backup.manifest
+        return {
+            "vm": {"uuid": manifest.vm.uuid, "name": manifest.vm.name},
+            "node": manifest.vm.node,
+            "id": manifest.id,
+            "result": result,
+            "level": self.options.level,
+            "copies": [copy.name for copy in self.backup.copies],
+            "damages": [damage.as_dict() for damage in self.damages],
+            "checksum_sha256": self.backup.sha256,
+            "bytes_read": self.read,
+            "seconds": round(seconds, 1),
+            "message": message,
+        }
+
+    def run(self) -> dict[str, Any]:
+        """Do it; what fails is in the entry."""
+        began = time.monotonic()
+        try:
+            with internal_errors():
+                result = self._verify()
+            message = self._message(result)
+        except (VMForgeError, OSError) as error:
+            failure = error if isinstance(error, VMForgeError) else storage_error("verifying", error)
+            result, message = FAILED, f"It could not be verified: {failure.message}"
+        return self.entry(result, seconds=time.monotonic() - began, message=message)
+
+    def _verify(self) -> str:
+        self.damages = [*self.backup.damages]
+        for copy in self.backup.copies:
+            self.damages += self._look_at(copy)
+        with self._locked():
+            if self._is_gone():
+                self.damages = []
+                return GONE
+            self._write(self._checks(self.damages))
+            wrong = {damage.copy for damage in self.damages}
+            if not wrong:
+                return BAD if self.chain else GOOD
+            if not self.options.repair or len(self.backup.copies) < 2:
+                return BAD
+            self._failures = mend(self.backup, self.damages, parallel=self.options.parallel)
+            left = self._look_again()
+            self._write(self._checks(left, mended=True))
+        return BAD if left or self.chain else REPAIRED
+
+    def _look_at(self, copy: Copy) -> list[Damage]:
+        found: list[Damage] = []
+        for record in self.backup.manifest.files:
+            found += self._look_at_file(copy, record)
+        return found
+
+    def _look_at_file(self, copy: Copy, record: FileRecord) -> list[Damage]:
+        if self.options.level == "manifest":
+            try:
+                copy.open(record).close()
+            except DamagedError as error:
+                return [error.damage]
+            return []
+        return find_damage(copy, record, parallel=self.options.parallel, advance=self._advance)
+
+    def _advance(self, count: int) -> None:
+        self.read += count
+
+    def _look_again(self) -> list[Damage]:
+        """At what was damaged, after it was mended."""
+        left: list[Damage] = []
+        for copy in self.backup.copies:
+            files = {damage.file for damage in self.damages if damage.copy == copy.name}
+            for record in self.backup.manifest.files:
+                if record.name in files:
+                    left += self._look_at_file(copy, record)
+            if MANIFEST in files and copy.read_small(MANIFEST, max_size=len(self.backup.data)) != self.backup.data:
+                left += [damage for damage in self.damages if (damage.copy, damage.file) == (copy.name, MANIFEST)]
+        return left
+
+    def _is_gone(self) -> bool:
+        """Whether it was deleted while it was read."""
+        if not self.damages:
+            return False
+        for copy in self.backup.copies:
+            if isinstance(copy, LocalCopy) and copy.directory.is_dir():
+                return False
+            if isinstance(copy, OffsiteCopy) and copy.place.complete():
+                return False
+        return not any(damage.file == MANIFEST for damage in self.backup.damages)
+
+    def _checks(self, damages: Sequence[Damage], *, mended: bool = False) -> list[Check]:
+        now = format_time(utc_now())
+        checks = []
+        for copy in self.backup.copies:
+            mine = [_short(damage) for damage in damages if damage.copy == copy.name] + list(self.chain)
+            was = [_short(damage) for damage in self.damages if damage.copy == copy.name]
+            detail = _shortened(mine) if mine else f"mended: {_shortened(was)}" if mended and was else None
+            checks.append(Check(copy.name, self.options.level, not mine, now, detail))
+        return checks
+
+    def _write(self, checks: Sequence[Check]) -> None:
+        """Beside each copy, for each may be the only one left; and here, for whoever lists only this node."""
+        records: list[Mapping[str, Any]] = list(self.backup.records.values())
+        data = encode_json(merge_checks(records, self.backup.sha256, checks))
+        here = self.directory.entry(self.backup.manifest.id) if self.directory is not None else None
+        if here is not None and here.is_dir():
+            write_file(here / VERIFIED, data)
+        for copy in self.backup.copies:
+            if isinstance(copy, OffsiteCopy):
+                copy.place.put(VERIFIED, data)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if self.directory is None or not self.directory.path.is_dir():
+            yield
+            return
+        with self.directory.lock(timeout=self.options.lock_timeout):
+            yield
+
+    def _message(self, result: str) -> str | None:
+        if result in (GOOD, GONE):
+            return None
+        found = [str(damage) for damage in self.damages] + list(self.chain)
+        text = _shortened(found)
+        if result == REPAIRED:
+            return f"Mended from the other copy: {text}"
+        return f"Damaged: {text}" + "".join(f" {failure}" for failure in self._failures)
+
+
+def _short(damage: Damage) -> str:
+    place = "" if damage.part is None else f" part {damage.part} at offset {damage.offset}"
+    return f"{damage.file}{place} {damage.problem}"
+
+
+def _shortened(texts: Sequence[str]) -> str:
+    more = len(texts) - _MAX_DETAILS
+    return "; ".join(texts[:_MAX_DETAILS]) + (f"; and {more} more" if more > 0 else "")
