@@ -119,9 +119,9 @@ def _columns(database: Database) -> dict[str, list[str]]:
 
 def _accounts(database: Database, user: str, password: str) -> list[Account]:
     rows = database.query(
-        "SELECT Host AS host, plugin AS plugin, authentication_string AS secret, ssl_type AS tls FROM mysql.user "
-        "WHERE User = %s",
-        (user,),
+        "SELECT Host AS host, plugin AS plugin, ssl_type AS tls, IF(plugin IN ('', %s), authentication_string, '') "
+        "AS secret FROM mysql.user WHERE User = %s",
+        (_NATIVE, user),
     )
     return [
         Account(

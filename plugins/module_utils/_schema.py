@@ -140,7 +140,7 @@ def plan_schema(facts: Facts, *, where: str) -> SchemaPlan:
         elif clauses:
             statements.append(f"ALTER TABLE `{name}` {', '.join(clauses)}")
     fills = _fills(facts)
-    shape = _shape(facts) if statements or fills else "current"
+    shape = _shape(facts) if statements else "current"
     return SchemaPlan(shape, tuple(statements), tuple(fills), tuple(warnings))
 
 

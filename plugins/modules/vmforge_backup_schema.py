@@ -50,14 +50,14 @@ EXAMPLES = r"""
     db_host: db.example.com
     db_user: administrator
     db_password: "{{ db_admin_password }}"
-  when: planned.shape != 'current'
+  when: planned is changed
 """
 
 RETURN = r"""
 shape:
   description:
     - The form that was found. V(none) has no tables. V(nodes) is the panel's oldest, with a C(node_id) in C(backups),
-      V(agent) its later one, which its agent writes, V(pack) that of the backup pack. V(current) needs nothing.
+      V(agent) its later one, which its agent writes, V(pack) that of the backup pack. V(current) is as it should be.
       V(partial) is between two of them, as an interruption leaves it.
   returned: success
   type: str

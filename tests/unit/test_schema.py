@@ -120,7 +120,7 @@ def verbs(statements: Iterable[str]) -> list[str]:
         # As interruptions leave them.
         ("partial", facts(CURRENT, MIGRATIONS, recorded=True), ["CREATE TABLE backup_policies"]),
         ("partial", facts(CURRENT, POLICY), ["CREATE TABLE _migrations"]),
-        ("partial", facts(CURRENT, POLICY, MIGRATIONS), []),
+        ("current", facts(CURRENT, POLICY, MIGRATIONS), []),
         ("partial", facts(NODES, POLICY, MIGRATIONS), ["ALTER TABLE backups"]),
         ("partial", facts(POLICY, MIGRATIONS), ["CREATE TABLE backups"]),
     ],
