@@ -68,7 +68,7 @@ def adopt_rows(request: Request) -> Outcome:
     if len({row.row for row in rows}) != len(rows):
         raise InputError("rows names a row twice.")
     config = S3Config.from_params(params) if params["offsite"] == "s3" else None
-    BackupDirectory(params["backup_dir"]).check()
+    BackupDirectory(params["backup_dir"]).check(touch=not request.check_mode)
     hypervisor = Hypervisor(params["uri"]) if params["uri"] else None
     versions = hypervisor.versions() if hypervisor is not None else {}
     around = Surroundings(

@@ -54,7 +54,7 @@ def defaults(role: str, **variables: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("role", NAMES)
 def test_every_default_is_the_documented_one(role: str) -> None:
-    variables = {} if role != "list" else {"list_s3_bucket": ""}
+    variables = {f"{role}_s3_bucket": ""} if role in ("adopt", "list") else {}
     actual = defaults(role, **variables)
     spec = options(role)
     assert set(actual) == set(spec)
