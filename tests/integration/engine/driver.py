@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.vmforge.backup.plugins.module_utils._backup import manage_backups
 from ansible_collections.vmforge.backup.plugins.module_utils._listing import list_entries
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Request
@@ -124,6 +125,10 @@ class Engine:
         """``state: absent``; the outcome."""
         params = self.params(guest, state="absent", id=backup_id, **more)
         return remove_backup(Request(params, check_mode=check_mode))
+
+    def ask(self, guest: Guest, *, check_mode: bool, **more: Any) -> Any:
+        """Call the module's use case itself; the outcome."""
+        return manage_backups(Request(self.params(guest, **more), check_mode=check_mode))
 
     def store(self) -> S3Store:
         """The bucket, as the engine sees it."""
