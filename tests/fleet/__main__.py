@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python -m tests.fleet up|down|info|verify|kill|revive|image|clean [NAME]``: a fleet to try things on, from a checkout."""
+"""``python -m tests.fleet up|down|info|verify|kill|revive|image|clean [NAME]``: a fleet to try things on."""
 
 from __future__ import annotations
 

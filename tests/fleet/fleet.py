@@ -9,20 +9,22 @@ All of a fleet lies in one directory, ``.cache/fleet/<name>``; from there it is 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+import uuid
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tests.bed.guest import MIB, Disk, Guest
+from tests.bed.guest import MIB, Disk, Guest, run
 from tests.bed.s3 import S3Server, weed_server
 from tests.fleet.image import ROOT, image
 from tests.fleet.panel import DATABASE, ENV, ENV_PATH, Panel
@@ -34,6 +36,8 @@ PLACE = ROOT / ".cache" / "fleet"
 # Guests of the nodes: name, and whether it runs.
 GUESTS = {"node1": {"vmforge-web1": True, "vmforge-db1": False}, "node2": {"vmforge-web2": True}}
 _DISK = 24 * MIB
+# Behind the records of a disk there is something that takes a while to read.
+_NOISE_AT, _NOISE = 4 * MIB, 12 * MIB
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class Fleet:
             network=stem,
             containers={host: f"{stem}-{host}" for host in (MASTER, *NODES)},
             panel_password=secrets.token_hex(16),
-            uuids={name: str(uuid) for guests in GUESTS.values() for name, uuid in _uuids(guests)},
+            uuids={name: str(uuid.uuid4()) for guests in GUESTS.values() for name in guests},
         )
         try:
             self._make_hosts(root)
@@ -133,13 +137,18 @@ class Fleet:
     def _make_hosts(self, root: str) -> None:
         network = self.state["network"]
         podman("network", "create", network)
+        [subnet] = json.loads(podman("network", "inspect", network).stdout)[0]["subnets"]
+        # Of their own, for a host that was off would come back with another one.
+        first = ipaddress.ip_address(subnet["gateway"])
+        addresses = {host: str(first + number) for number, host in enumerate(self.hosts, start=10)}
+        self._save(gateway=str(first), addresses=addresses)
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "fleet", "-f", str(self.directory / "key")],
             check=True,
             stdin=subprocess.DEVNULL,
         )
         for host, container in self.hosts.items():
-            container.create(root, network, [self.directory / host] if host in NODES else [])
+            container.create(root, network, addresses[host], [self.directory / host] if host in NODES else [])
         key, public = (self.directory / "key").read_text(), (self.directory / "key.pub").read_text()
         for container in self.hosts.values():
             container.wait_booted()
@@ -148,8 +157,7 @@ class Fleet:
         self.hosts[MASTER].write("/root/.ssh/id_ed25519", key, "0600")
 
     def _make_s3(self) -> None:
-        [subnet] = json.loads(podman("network", "inspect", self.state["network"]).stdout)[0]["subnets"]
-        server = weed_server(self.directory / "s3", address=subnet["gateway"])
+        server = weed_server(self.directory / "s3", address=self.state["gateway"])
         server.start()
         assert server.process is not None
         found = {name: getattr(server, name) for name in ("endpoint", "access_key", "secret_key", "bucket")}
@@ -171,7 +179,10 @@ class Fleet:
         host.run(["systemctl", "-q", "enable", "--now", "libvirtd"])
         host.write(ENV_PATH, "APP_ENV=production\nAGENT_ONLY=1\n", "0640")
         for name, running in GUESTS[node].items():
-            guest = self.guests[name].define()
+            guest = self.guests[name]
+            for disk in guest.disks:
+                _fill(disk)
+            guest.define()
             if running:
                 guest.start()
         for name, running in GUESTS[node].items():
@@ -188,8 +199,7 @@ class Fleet:
     def _write_inventory(self) -> None:
         place = self.directory / "inventory"
         (place / "group_vars").mkdir(parents=True, exist_ok=True)
-        addresses = {host: container.address(self.state["network"]) for host, container in self.hosts.items()}
-        self._save(addresses=addresses)
+        addresses = self.state["addresses"]
         # JSON is YAML.
         groups = {"vmforge_master": [MASTER], "vmforge_nodes": list(NODES)}
         hosts = {
@@ -237,10 +247,15 @@ class Fleet:
         shutil.rmtree(self.directory)
 
 
-def _uuids(names: Sequence[str] | dict[str, bool]) -> list[tuple[str, str]]:
-    import uuid
-
-    return [(name, str(uuid.uuid4())) for name in names]
+def _fill(disk: Disk) -> None:
+    assert disk.path is not None
+    raw = disk.path.with_suffix(".filled")
+    with raw.open("wb") as file:
+        file.truncate(_DISK)
+        file.seek(_NOISE_AT)
+        file.write(random.randbytes(_NOISE))
+    run(["qemu-img", "convert", "-f", "raw", "-O", disk.format, str(raw), str(disk.path)])
+    raw.unlink()
 
 
 def _end(pid: int, directory: Path) -> None:

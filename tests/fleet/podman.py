@@ -48,11 +48,12 @@ class Container:
     name: str
     host: str
 
-    def create(self, image: str, network: str, mounts: Sequence[Path]) -> None:
+    def create(self, image: str, network: str, address: str, mounts: Sequence[Path]) -> None:
         """Make and start it; systemd begins to boot. Directories are mounted at their own paths."""
         volumes = [word for path in mounts for word in ("-v", f"{path}:{path}")]
         limits = ["--ulimit", "nofile=10000:10000", "--ulimit", "nproc=10000:10000"]
-        place = ["--hostname", self.host, "--network", network, "--network-alias", self.host]
+        place = ["--hostname", self.host, "--network", network, "--ip", address]
+        place += ["--network-alias", self.host]
         machine = ["--systemd=always", "--privileged", "-v", "/sys/fs/cgroup:/sys/fs/cgroup:ro"]
         podman("run", "-d", "--name", self.name, *place, *machine, *limits, *volumes, image, "/sbin/init")
 
@@ -84,8 +85,3 @@ class Container:
     def write(self, path: str, text: str, mode: str = "0644") -> None:
         """Put a file onto the host."""
         self.run(["install", "-D", "-m", mode, "/dev/stdin", path], stdin=text)
-
-    def address(self, network: str) -> str:
-        """Return its IPv4 address in a network."""
-        form = f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}'
-        return podman("inspect", "-f", form, self.name).stdout.strip()
