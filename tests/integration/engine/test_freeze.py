@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import time
@@ -12,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.vmforge.backup.plugins.module_utils import _freeze
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import HypervisorError
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
 from tests.bed.guest import MIB, Disk, Guest
 
-from .driver import Engine, assert_nothing_unfinished, assert_unhurt, is_frozen, wait_for
+from .driver import Engine, assert_nothing_unfinished, assert_unhurt, is_connected, is_frozen, verify, wait_for
 from .ends import assert_next_run_is_good
 
 
@@ -77,3 +80,38 @@ def test_the_guest_dies_while_it_is_frozen(engine: Engine, guest: Guest, monkeyp
     assert time.monotonic() - begun < 30
     assert_unhurt(engine, guest, state="shut off")
     assert_nothing_unfinished(engine, guest)
+
+
+def test_an_agent_that_does_not_answer(engine: Engine, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds its channel and says nothing: the backup is made, and calls itself what it is."""
+    monkeypatch.setattr(_freeze, "_TRY_SECONDS", 2.0)
+    monkeypatch.setitem(Domain.thaw.__kwdefaults__, "timeout", 2)
+    stop = {"path": "/bin/busybox", "arg": ["killall", "-STOP", "qemu-ga"]}
+    with contextlib.suppress(RuntimeError):
+        # Its answer may come, or not.
+        order = json.dumps({"execute": "guest-exec", "arguments": stop})
+        guest.virsh("qemu-agent-command", guest.name, "--timeout", "2", order)
+    try:
+        wait_for("silence", lambda: is_silent(guest))
+        entry = engine.backup(guest, freeze_timeout=2)
+        assert entry["consistency"] == "crash"
+        told = " ".join(entry["warnings"])
+        assert "could not be frozen" in told
+        assert "does not answer, so it is not certain that its file systems are thawed" in told
+        assert f"virsh domfsthaw {guest.uuid}" in told
+        verify(Path(entry["path"]), guest)
+        failed = engine.fail(guest, "not_quiesced", freeze_timeout=2, quiesce="required")
+        assert "Is the guest agent running?" in failed["error"]["message"]
+        assert_nothing_unfinished(engine, guest)
+        guest.wait_more(4)
+    finally:
+        guest.destroy()
+
+
+def is_silent(guest: Guest) -> bool:
+    """Whether the agent leaves a ping without an answer."""
+    try:
+        guest.virsh("qemu-agent-command", guest.name, "--timeout", "2", '{"execute": "guest-ping"}')
+    except RuntimeError:
+        return is_connected(guest)
+    return False

@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import signal
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.bed.guest import Guest
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
+from tests.bed.guest import MIB, Disk, Guest
 
 from .driver import Engine, assert_nothing_unfinished, assert_unhurt, job, qemu_nbds, verify, wait_for
 from .ends import SLOW, assert_failed, assert_next_run_is_good
@@ -98,3 +100,67 @@ def test_what_belongs_to_another_guest_is_left_alone(engine: Engine, guest: Gues
     assert other.read_bytes() == b"x"
     other.unlink()
     assert_unhurt(engine, guest)
+
+
+@pytest.fixture
+def pluggable(place: Path, libvirt_daemon: None) -> Iterator[Guest]:
+    """A guest with free slots for disks."""
+    ports = "".join(f"<controller type='pci' model='pcie-root-port' index='{number}'/>" for number in range(1, 12))
+    disks = [Disk(place / "vda.qcow2", size=16 * MIB)]
+    with Guest("plug", place, disks, pause=60_000, extra=ports) as found:
+        found.wait_more(4)
+        yield found
+
+
+def plug(guest: Guest, target: str) -> None:
+    """Give a running guest one more disk."""
+    disk = Disk(guest.directory / f"{target}.qcow2", target=target, size=4 * MIB)
+    disk.create()
+    guest.virsh(
+        "attach-disk", guest.name, str(disk.path), target, "--live", "--subdriver", "qcow2", "--targetbus", "virtio"
+    )
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_disk_is_plugged_in_as_the_backup_begins(
+    engine: Engine, pluggable: Guest, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """The job was planned without it: begun again with it, and given up when it never ends."""
+    begin = Domain.begin_backup
+    targets = [f"vd{letter}" for letter in "bcd"[:times]]
+
+    def plug_before(domain: Domain, xml: str) -> None:
+        if targets:
+            plug(pluggable, targets.pop(0))
+        begin(domain, xml)
+
+    monkeypatch.setattr(Domain, "begin_backup", plug_before)
+    if times == 1:
+        entry = engine.backup(pluggable)
+        assert any("were changed as its backup began" in text for text in entry["warnings"]), entry
+        assert [disk["target"] for disk in entry["disks"]] == ["vda", "vdb"]
+        verify(Path(entry["path"]), pluggable)
+        assert len(engine.entries(pluggable)) == 1
+    else:
+        entry = engine.fail(pluggable, "source_changed")
+        assert_failed(engine, pluggable, code="source_changed", says="were changed as it", phase="starting")
+        assert len(engine.failures(pluggable)) == 1, "the attempts before were no failures"
+    assert_unhurt(engine, pluggable)
+
+
+def test_a_transient_disk_is_left_out_and_reported(engine: Engine, place: Path, libvirt_daemon: None) -> None:
+    """What is on it is gone with the next shutdown by its owner's own wish."""
+    disks = [
+        Disk(place / "vda.qcow2", size=16 * MIB),
+        Disk(place / "vdb.qcow2", target="vdb", size=8 * MIB, extra="<transient/>"),
+    ]
+    with Guest("passing", place, disks, pause=60_000) as passing:
+        passing.wait_more(4)
+        entry = engine.backup(passing)
+        assert [disk["target"] for disk in entry["disks"]] == ["vda"]
+        assert entry["excluded"] == [{"target": "vdb", "reason": "transient"}]
+        verify(Path(entry["path"]), passing)
+        assert not (Path(entry["path"]) / "vdb.qcow2").exists()
+        (listed,) = engine.ready(passing)
+        assert listed["excluded"] == entry["excluded"]
+        assert_unhurt(engine, passing)
