@@ -149,7 +149,7 @@ class Database:
         """Which server this is; asked once."""
         if self._server is None:
             version = str(self.query("SELECT VERSION() AS version")[0]["version"])
-            major, minor = (int(part) for part in version.split("-")[0].split(".")[:2])
+            major, minor = (int(part) for part in version.split("-", 1)[0].split(".")[:2])
             self._server = Server("mariadb" if "maria" in version.lower() else "mysql", version, (major, minor))
         return self._server
 

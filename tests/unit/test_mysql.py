@@ -68,7 +68,7 @@ def test_options_that_do_not_fit_are_refused(change: dict[str, Any], words: str)
 )
 def test_errors_say_what_to_do(number: int | None, code: str, advice: str, kind: type[Exception]) -> None:
     error = database_error(number, "It said no.", where="database 'x'", what="Asking")
-    assert type(error) is kind
+    assert isinstance(error, kind)
     assert error.code == code
     assert error.message.startswith("Asking failed on database 'x': ")
     assert "It said no. " in f"{error.message} "
