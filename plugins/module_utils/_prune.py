@@ -24,6 +24,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._prune_plan import 
     Case,
     Fleet,
     VmListing,
+    decide_named,
     gather,
     read_policy,
 )
@@ -45,10 +46,7 @@ def prune_backups(request: Request) -> Outcome:
         BackupDirectory(options.backup_dir).check()
     with _store(options) as store:
         mine = [vm for vm in wanted if options.scope == "s3" or options.node in _nodes_of(vm)]
-        known = _known(options, mine)
-        cases = [
-            fleet.decide(vm, read_policy(options.policies, vm.uuid), known=vm.uuid in known, now=now) for vm in mine
-        ]
+        cases = _decide(options, fleet, mine, now=now)
         results, gone = _run(options, cases, store, now=now, check_mode=request.check_mode)
         reaped, problem = _reap(options, fleet, wanted, store, now=now, check_mode=request.check_mode)
     return _outcome(results, gone, reaped, not_found, problem)
@@ -69,6 +67,14 @@ def _wanted(fleet: Fleet, names: Sequence[str]) -> tuple[list[VmListing], list[s
         found.update((vm.uuid, vm) for vm in matches)
         not_found += [] if matches else [name]
     return list(found.values()), not_found
+
+
+def _decide(options: PruneOptions, fleet: Fleet, vms: Sequence[VmListing], *, now: datetime) -> list[Case]:
+    if options.ids:
+        return [decide_named(vm, options.ids, now=now) for vm in vms]
+    known = _known(options, vms)
+    policies = {vm.uuid: read_policy(options.policies, options.problems, vm.uuid) for vm in vms}
+    return [fleet.decide(vm, policies[vm.uuid], known=vm.uuid in known, now=now) for vm in vms]
 
 
 def _nodes_of(vm: VmListing) -> set[str]:
@@ -124,7 +130,7 @@ def _reap(
     check_mode: bool,
 ) -> tuple[list[str], str | None]:
     """Reap in the bucket, where every node and the bucket were listed: what one of them knows of is not reaped."""
-    if store is None or not options.reap or options.bucket is None or fleet.missing - fleet.ignored:
+    if store is None or not options.reap or options.ids or options.bucket is None or fleet.missing - fleet.ignored:
         return [], None
     reaper = Reaper(store, fleet.vms.values(), now=now)
     done: list[str] = []

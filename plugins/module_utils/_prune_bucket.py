@@ -52,13 +52,14 @@ class BucketPrune:
         begun = [str(entry["id"]) for node, entry in listing.unfinished if node and entry["status"] == "deleting"]
         for backup_id in begun:
             self._finish(backup_id, check_mode)
-        if plan is None or policy is None:
+        if plan is None:
             return
         if check_mode:
             for backup in self._doomed:
                 self.result.note(backup, "planned")
         try:
-            self._record.check(plan, policy, confirmed=self._options.confirm)
+            if policy is not None:
+                self._record.check(plan, policy, confirmed=self._options.confirm)
         except InputError as error:
             if not check_mode:
                 raise
@@ -67,7 +68,8 @@ class BucketPrune:
             return
         for backup in plan.deleted:
             self._attempt(backup)
-        self._record.write(policy)
+        if policy is not None:
+            self._record.write(policy)
 
     def _finish(self, backup_id: str, check_mode: bool) -> None:
         """A node began to delete it, and must be told that its copy is gone."""

@@ -149,13 +149,15 @@ class NodePrune:
 
     def _prune(self) -> None:
         plan, policy = self._case.plan, self._case.policy
-        if plan is None or policy is None:
+        if plan is None:
             return
-        self._record.check(plan, policy, confirmed=self._options.confirm)
+        if policy is not None:
+            self._record.check(plan, policy, confirmed=self._options.confirm)
         self._read_again()
         for backup in self._doomed:
             self._attempt(backup, partial(self._delete, backup))
-        self._record.write(policy)
+        if policy is not None:
+            self._record.write(policy)
 
     def _read_again(self) -> None:
         """The listing is some minutes old: what the plan keeps here must still be there, and children be known."""

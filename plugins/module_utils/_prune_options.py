@@ -11,12 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
-from ansible_collections.vmforge.backup.plugins.module_utils._options import DEFAULT_BACKUP_DIR, checked_names
+from ansible_collections.vmforge.backup.plugins.module_utils._options import (
+    DEFAULT_BACKUP_DIR,
+    checked_id,
+    checked_names,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3_ARGUMENTS, S3Config
 
 DEFAULT_STATE_DIR = "/var/lib/vmforge/prune"
 PRUNE_ARGUMENTS: dict[str, dict[str, Any]] = {
     "vm": {"type": "list", "elements": "str"},
+    "id": {"type": "list", "elements": "str", "default": []},
     "scope": {"type": "str", "choices": ["all", "local", "s3"], "default": "all"},
     "listings": {
         "type": "list",
@@ -27,7 +32,8 @@ PRUNE_ARGUMENTS: dict[str, dict[str, Any]] = {
     "bucket": {"type": "list", "elements": "dict"},
     "missing_nodes": {"type": "list", "elements": "str", "default": []},
     "ignore_nodes": {"type": "list", "elements": "str", "default": []},
-    "policies": {"type": "dict", "required": True},
+    "policies": {"type": "dict", "default": {}},
+    "policy_problems": {"type": "dict", "default": {}},
     "known_vms": {"type": "list", "elements": "str", "default": []},
     "gone": {
         "type": "list",
@@ -53,18 +59,21 @@ class PruneOptions:
 
     Attributes:
         vms: Names or UUIDs; empty means all.
+        ids: Just these are deleted, whatever a policy says; empty means what no policy keeps.
         bucket: What the bucket has; None where it was not listed.
         gone: (UUID, id, bucket, prefix) of copies that are deleted already.
         s3: Where copies lie; None without.
     """
 
     vms: tuple[str, ...]
+    ids: frozenset[str]
     scope: str
     listings: Sequence[Mapping[str, Any]]
     bucket: Sequence[Mapping[str, Any]] | None
     missing: frozenset[str]
     ignored: frozenset[str]
     policies: Mapping[str, Any]
+    problems: Mapping[str, Any]
     known: frozenset[str]
     gone: frozenset[tuple[str, str, str, str]]
     confirm: bool
@@ -92,16 +101,20 @@ class PruneOptions:
             raise InputError("scope: local leaves S3 alone; it takes gone in place of offsite: s3.")
         if scope == "s3" and (params["offsite"] != "s3" or params["bucket"] is None):
             raise InputError("scope: s3 needs offsite: s3, and bucket: what vmforge_backup_info lists there.")
+        if params["id"] and len(params["vm"] or ()) != 1:
+            raise InputError("id names backups of one VM; vm must name exactly that one.")
         if params["lock_timeout"] < 0:
             raise InputError(f"lock_timeout is {params['lock_timeout']}; it must be 0 or more.")
         return cls(
             vms=checked_names(params["vm"]),
+            ids=frozenset(checked_id(backup_id) for backup_id in params["id"]),
             scope=scope,
             listings=listings,
             bucket=params["bucket"],
             missing=frozenset(params["missing_nodes"]),
             ignored=frozenset(params["ignore_nodes"]),
             policies=params["policies"],
+            problems=params["policy_problems"],
             known=frozenset(params["known_vms"]),
             gone=frozenset(_gone(item) for item in params["gone"]),
             confirm=params["confirm"],

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -14,7 +14,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._backup_set import 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, PolicyError, VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid, parse_id, parse_time
 from ansible_collections.vmforge.backup.plugins.module_utils._policy import Policy
-from ansible_collections.vmforge.backup.plugins.module_utils._retention import PrunePlan, plan_prune
+from ansible_collections.vmforge.backup.plugins.module_utils._retention import PrunePlan, plan_deletion, plan_prune
 
 Entry = Mapping[str, Any]
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=timezone.utc), datetime(9998, 1, 1, tzinfo=timezone.utc)
@@ -118,6 +118,14 @@ class Fleet:
             return Case(listing, code=error.code, message=error.message)
 
 
+def decide_named(listing: VmListing, ids: Collection[str], *, now: datetime) -> Case:
+    """Delete what a person named: no policy, no listing of all nodes and nobody who knows the VM is needed for that."""
+    try:
+        return Case(listing, plan=plan_deletion(listing.backups(now=now), ids))
+    except InputError as error:
+        return Case(listing, code=error.code, message=error.message)
+
+
 def gather(
     listings: Iterable[Mapping[str, Any]],
     bucket: Sequence[Entry] | None,
@@ -153,8 +161,10 @@ def gather(
     return Fleet(vms, frozenset(nodes), frozenset(missing), frozenset(ignored))
 
 
-def read_policy(policies: Mapping[str, Any], uuid: str) -> Policy | VMForgeError:
+def read_policy(policies: Mapping[str, Any], problems: Mapping[str, Any], uuid: str) -> Policy | VMForgeError:
     """The policy of a VM, or why there is none."""
+    if uuid in problems:
+        return PolicyError(str(problems[uuid]))
     try:
         return Policy.from_values(policies[uuid])
     except KeyError:

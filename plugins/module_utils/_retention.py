@@ -10,14 +10,14 @@ and they add up. Then the age cap, then the size cap; then what nothing may dele
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Callable
 from zoneinfo import ZoneInfo
 
 from ansible_collections.vmforge.backup.plugins.module_utils._backup_set import ANCESTOR, Backup, Chains
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import PolicyError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, PolicyError
 from ansible_collections.vmforge.backup.plugins.module_utils._model import MAX_CLOCK_AHEAD
 from ansible_collections.vmforge.backup.plugins.module_utils._policy import Policy
 
@@ -67,7 +67,7 @@ class PrunePlan:
         """How many backups and bytes each rule keeps; a backup that several keep counts for each."""
         totals: dict[str, dict[str, int]] = {}
         for decision in self.decisions:
-            names = {_rule_of(reason) for reason in decision.reasons} if decision.keep else set()
+            names = dict.fromkeys(_rule_of(reason) for reason in decision.reasons) if decision.keep else {}
             for name in names:
                 total = totals.setdefault(name, {"count": 0, "bytes": 0})
                 total["count"] += 1
@@ -102,6 +102,29 @@ def plan_prune(backups: Sequence[Backup], policy: Policy, *, now: datetime) -> P
         tuple(
             Decision(backup, bool(kept), tuple(kept) if kept else (doomed.get(backup) or _why_not(backup, chains),))
             for backup, kept in ((backup, reasons[backup]) for backup in newest_first)
+        )
+    )
+
+
+def plan_deletion(backups: Sequence[Backup], ids: Collection[str]) -> PrunePlan:
+    """Delete what a person named, and nothing else.
+
+    Raises:
+        InputError: One is held, or another backup builds on it that stays.
+    """
+    newest_first = sorted(backups, key=lambda backup: (backup.instant, backup.id, backup.node), reverse=True)
+    for backup in newest_first:
+        if backup.id in ids and backup.hold is not None:
+            raise InputError(f"Backup {backup.id} is held ({backup.hold}); free it first.", code="held")
+        if backup.parent in ids and backup.id not in ids:
+            raise InputError(
+                f"Backup {backup.parent} is the parent of {backup.id}, which could not be restored without it.",
+                code="has_child",
+            )
+    return PrunePlan(
+        tuple(
+            Decision(backup, False, ("asked for",)) if backup.id in ids else Decision(backup, True, ("not asked for",))
+            for backup in newest_first
         )
     )
 

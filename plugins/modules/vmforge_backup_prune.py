@@ -29,6 +29,13 @@ options:
       - Only these virtual machines, by UUID or by a name that a backup of theirs records. All, unless set.
     type: list
     elements: str
+  id:
+    description:
+      - Delete just these backups of the one virtual machine in O(vm), whatever a policy says.
+        Not while a backup that stays builds on one of them, or it is held.
+    type: list
+    elements: str
+    default: []
   listings:
     description:
       - What M(vmforge.backup.vmforge_backup_info) returned on each node. That of this node must be among them.
@@ -65,8 +72,14 @@ options:
   policies:
     description:
       - The policy of each virtual machine by UUID, as M(vmforge.backup.vmforge_backup_policy_info) returns them.
+        One that has none is an error.
     type: dict
-    required: true
+    default: {}
+  policy_problems:
+    description:
+      - For each UUID that has no usable policy, why. Also of M(vmforge.backup.vmforge_backup_policy_info).
+    type: dict
+    default: {}
   known_vms:
     description:
       - UUIDs of virtual machines that other nodes or the panel have. libvirt on this node is asked for any other.
@@ -165,6 +178,14 @@ EXAMPLES = r"""
     listings:
       - backups: "{{ listing.backups }}"
     policies: "{{ found.policies }}"
+    policy_problems: "{{ found.problems }}"
+
+- name: Delete one backup, whatever its policy says
+  vmforge.backup.vmforge_backup_prune:
+    vm: web1
+    id: 20261122T151200Z
+    listings:
+      - backups: "{{ listing.backups }}"
 """
 
 RETURN = r"""

@@ -1,0 +1,207 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``playbooks/prune.yml`` and ``delete.yml``: nodes that each delete their own, one that is away, and the bucket."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from tests.bed.s3 import S3Server
+from tests.integration.engine.shelf import Shelf
+from tests.integration.roles.conftest import DEAD, Hypervisor, Play, Run, Storage, nodes
+
+WEEK = {"vmforge_backup_policy": {"keep_daily": 7, "keep_weekly": 0, "keep_monthly": 0}}
+
+
+def became(run: Run) -> dict[str, str]:
+    """What became of each backup."""
+    return {row["id"]: row["result"] for row in run.stats["vmforge_prune_report"]["backups"]}
+
+
+def offsite(bucket: S3Server, storage: Storage) -> dict[str, Any]:
+    """The variables of a bucket."""
+    return {
+        "vmforge_backup_s3_endpoint": bucket.endpoint,
+        "vmforge_backup_s3_bucket": bucket.bucket,
+        "vmforge_backup_s3_access_key": bucket.access_key,
+        "vmforge_backup_s3_secret_key": bucket.secret_key,
+        "vmforge_backup_s3_prefix": f"prune/{storage.place.name}",
+    }
+
+
+@pytest.fixture
+def one(hypervisor: Hypervisor, storage: Storage) -> Shelf:
+    """The node ``one`` with backups of a machine that is defined here."""
+    return Shelf(storage.backups, node="one", vm=hypervisor.db.uuid, name=hypervisor.db.name)
+
+
+@pytest.fixture
+def two(hypervisor: Hypervisor, storage: Storage) -> Shelf:
+    """Another node, on which the same machine was before."""
+    return Shelf(storage.place / "two", node="two", vm=hypervisor.db.uuid, name=hypervisor.db.name)
+
+
+def both_here(one: Shelf, two: Shelf, *more: str) -> str:
+    """The directories as variables of the hosts; the one of all is for none of them."""
+    return nodes(f"one prune_dir={one.path}", f"two prune_dir={two.path}", *more)
+
+
+def test_the_plan_a_persons_word_and_the_run(play: Play, one: Shelf) -> None:
+    ids = one.days(20)
+    run = play("prune.yml", "--check", "--diff", inventory=nodes("one"), **WEEK)
+    assert run.code == 0, run.text
+    assert became(run) == {**dict.fromkeys(ids[:7], "kept"), **dict.fromkeys(ids[7:], "planned")}
+    assert f"daily {ids[1][:4]}-{ids[1][4:6]}-{ids[1][6:8]}" in run.text
+    assert "no rule keeps it" in run.text
+    assert "keeps by rule: newest good 1" in run.text
+    assert one.ids() == ids
+    run = play("prune.yml", inventory=nodes("one"), **WEEK)
+    assert run.code == 2
+    assert "13 backups would be deleted and 7 kept" in run.text
+    assert one.ids() == ids
+    run = play("prune.yml", inventory=nodes("one"), vmforge_backup_confirm=True, **WEEK)
+    assert run.code == 0, run.text
+    assert one.ids() == ids[:7]
+    [row] = run.stats["vmforge_prune_report"]["vms"]
+    assert (row["result"], row["kept"], row["deleted"]) == ("pruned", 7, 13)
+    run = play("prune.yml", inventory=nodes("one"), **WEEK)
+    assert run.code == 0, run.text
+    assert "changed=0" in run.text
+
+
+def test_each_node_deletes_its_own_by_one_plan(play_newest: Play, one: Shelf, two: Shelf) -> None:
+    old, new = two.days(6, newest=datetime.now(timezone.utc) - timedelta(days=30)), one.days(8)
+    run = play_newest("prune.yml", inventory=both_here(one, two), **WEEK)
+    assert run.code == 0, run.text
+    assert one.ids() == new[:7]
+    assert two.ids() == []
+    assert {became(run)[i] for i in old} == {"deleted"}
+    [row] = run.stats["vmforge_prune_report"]["vms"]
+    assert (row["kept"], row["deleted"], row["nodes"]) == (7, 7, ["one", "two"])
+
+
+def test_one_node_away_and_nothing_is_pruned_until_it_is_given_up(play_newest: Play, one: Shelf, two: Shelf) -> None:
+    ids = one.days(9)
+    run = play_newest("prune.yml", inventory=both_here(one, two, DEAD), **WEEK)
+    assert run.code == 2
+    assert one.ids() == ids
+    assert "dead could not be listed" in run.text
+    assert [row["result"] for row in run.stats["vmforge_prune_report"]["vms"]] == ["skipped"]
+    run = play_newest("prune.yml", "--limit", "one", inventory=both_here(one, two), **WEEK)
+    assert run.code == 2
+    assert "two could not be listed: it is not in this run" in run.text
+    assert one.ids() == ids
+    run = play_newest(
+        "prune.yml",
+        "--limit",
+        "one,two",
+        inventory=both_here(one, two, DEAD),
+        vmforge_backup_ignore_nodes=["dead"],
+        **WEEK,
+    )
+    assert run.code == 0, run.text
+    assert one.ids() == ids[:7]
+
+
+def test_what_nobody_knows_any_more_is_kept_and_said(play_newest: Play, one: Shelf) -> None:
+    gone = Shelf(one.path, node="one", name="gone-from-the-panel")
+    ids = gone.days(9)
+    run = play_newest("prune.yml", inventory=nodes("one"), **WEEK)
+    assert run.code == 0, run.text
+    assert gone.ids() == ids
+    assert "gone-from-the-panel: All its backups are kept, for neither libvirt" in run.text
+    run = play_newest("prune.yml", inventory=nodes("one"), vm="nobody", **WEEK)
+    assert run.code == 2
+    assert "nobody has no backup" in run.text
+    # A person may.
+    run = play_newest("delete.yml", inventory=nodes("one"), vm="gone-from-the-panel", id=ids[0])
+    assert run.code == 0, run.text
+    assert gone.ids() == ids[1:]
+
+
+def test_a_policy_that_keeps_nothing_stops_its_machine_alone(
+    play_newest: Play, hypervisor: Hypervisor, one: Shelf
+) -> None:
+    other = Shelf(one.path, node="one", vm=hypervisor.web.uuid, name=hypervisor.web.name)
+    ids, theirs = one.days(9), other.days(9)
+    wrong = {hypervisor.db.name: {"keep_daily": 0}}
+    run = play_newest("prune.yml", inventory=nodes("one"), vmforge_backup_policies=wrong, **WEEK)
+    assert run.code == 2
+    assert "nothing would be kept" in run.text
+    assert sorted(one.ids()) == sorted([*ids, *theirs[:7]])
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["with the nodes' keys", "with the master's keys"])
+def test_the_bucket(play_newest: Play, one: Shelf, storage: Storage, bucket: S3Server, split: bool) -> None:
+    assert bucket.write_only is not None
+    variables = offsite(bucket, storage)
+    one.s3 = {"offsite": "s3", **bucket.params(s3_prefix=variables["vmforge_backup_s3_prefix"])}
+    ids = one.days(9)
+    one.upload(*ids[:8])
+    one.upload(ids[8], drop_local=True)
+    if split:
+        variables.update(
+            vmforge_backup_s3_delete_access_key=bucket.access_key,
+            vmforge_backup_s3_delete_secret_key=bucket.secret_key,
+            vmforge_backup_s3_access_key=bucket.write_only.access_key,
+            vmforge_backup_s3_secret_key=bucket.write_only.secret_key,
+            vmforge_backup_prune_state_dir=str(storage.place / "state"),
+        )
+    run = play_newest("prune.yml", "--check", inventory=nodes("one"), **variables, **WEEK)
+    assert run.code == 0, run.text
+    assert sorted(i for i, result in became(run).items() if result == "planned") == sorted(ids[7:])
+    assert len(one.bucket()) == 9
+    run = play_newest("prune.yml", inventory=nodes("one"), **variables, **WEEK)
+    assert run.code == 0, run.text
+    assert one.ids() == ids[:7]
+    assert {entry["id"] for entry in one.bucket()} == set(ids[:7])
+    for keys in (bucket.write_only, bucket):
+        assert keys.secret_key not in run.text
+    run = play_newest("prune.yml", inventory=nodes("one"), **variables, **WEEK)
+    assert run.code == 0, run.text
+    assert "changed=0" in run.text
+    run = play_newest("delete.yml", inventory=nodes("one"), vm=one.name, id=ids[0], **variables)
+    assert run.code == 0, run.text
+    assert one.ids() == ids[1:7]
+    assert {entry["id"] for entry in one.bucket()} == set(ids[1:7])
+
+
+def test_a_bucket_that_cannot_be_listed_stops_it(
+    play_newest: Play, one: Shelf, storage: Storage, bucket: S3Server
+) -> None:
+    ids = one.days(9)
+    variables = dict(offsite(bucket, storage), vmforge_backup_s3_secret_key="n0t-the-s3cret")
+    run = play_newest("prune.yml", inventory=nodes("one"), **variables, **WEEK)
+    assert run.code == 2
+    assert "S3 could not be listed" in run.text
+    assert "n0t-the-s3cret" not in run.text
+    assert one.ids() == ids
+
+
+def test_delete_one_by_hand(play_newest: Play, one: Shelf, two: Shelf) -> None:
+    mine, theirs = one.days(2), two.days(2, newest=datetime.now(timezone.utc) - timedelta(days=9))
+    for wrong in ({}, {"vm": one.name}, {"id": mine[0]}):
+        run = play_newest("delete.yml", inventory=both_here(one, two), **wrong)
+        assert run.code == 2
+        assert "Name one virtual machine and the backup" in run.text
+    run = play_newest("delete.yml", inventory=both_here(one, two), vm=one.name, id="20200101T000000Z")
+    assert run.code == 2
+    assert "there is no such backup" in run.text
+    held = two.path / two.vm / theirs[0] / "hold.json"
+    held.write_text(json.dumps({"reason": "audit 7", "until": None}))
+    run = play_newest("delete.yml", inventory=both_here(one, two), vm=one.name, id=theirs[0])
+    assert run.code == 2
+    assert "audit 7" in run.text
+    assert (one.ids(), two.ids()) == (mine, theirs)
+    held.unlink()
+    run = play_newest("delete.yml", "--check", inventory=both_here(one, two), vm=one.name, id=theirs[0])
+    assert run.code == 0, run.text
+    assert (one.ids(), two.ids()) == (mine, theirs)
+    run = play_newest("delete.yml", inventory=both_here(one, two), vm=one.name, id=theirs[0])
+    assert run.code == 0, run.text
+    assert (one.ids(), two.ids()) == (mine, theirs[1:])
