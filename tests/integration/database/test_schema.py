@@ -97,6 +97,17 @@ def test_statements_of_every_age_work_afterwards(server: MariaDB, shape: str) ->
 
 
 @pytest.mark.parametrize("shape", ["nodes", "agent"])
+def test_fault_12_a_table_that_is_there_already_is_changed_and_not_passed_over(server: MariaDB, shape: str) -> None:
+    server.reset(*SHAPES[shape])
+    # What the pack did: nothing happens, and nobody is told.
+    server.sql(panel.PACK_SHAPE[0].replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS"))
+    with pytest.raises(Exception, match="Unknown column"):
+        server.sql(panel.PACK_INSERT)
+    assert run(server).changed
+    server.sql(panel.PACK_INSERT)
+
+
+@pytest.mark.parametrize("shape", ["nodes", "agent"])
 def test_old_rows_become_readable(server: MariaDB, shape: str) -> None:
     server.reset(*SHAPES[shape])
     times = [row["created_at"] for row in server.sql(ROWS)]
