@@ -6,12 +6,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".collections"))
 
 from ansible_collections.vmforge.backup.plugins.module_utils._catalog_sync import CATALOG_ARGUMENTS, sync_catalog
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Request
