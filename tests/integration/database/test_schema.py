@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -357,6 +358,22 @@ def test_a_machine_that_dies_while_a_large_table_is_altered_loses_nothing(server
     run(server)
     assert not run(server).changed
     assert server.sql("SELECT COUNT(*) AS n FROM backups WHERE path = location")[0]["n"] == 80_001
+
+
+def test_two_at_once_do_it_once(server: MariaDB) -> None:
+    server.reset(*SHAPES["agent"])
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(pool.map(lambda _number: run(server), range(4)))
+    assert sorted(outcome.changed for outcome in outcomes) == [False, False, False, True]
+    assert not run(server).changed
+
+
+def test_a_database_of_another_character_set(server: MariaDB) -> None:
+    server.reset("ALTER DATABASE vmforge CHARACTER SET latin1 COLLATE latin1_swedish_ci", *SHAPES["nodes"][1:])
+    run(server)
+    server.sql(*panel.INSERTS)
+    assert server.sql("SELECT s3_key FROM backups WHERE id = 2")[0]["s3_key"] == "vms/mail1/älter.qcow2"
+    assert run(server).values["shape"] == "current"
 
 
 def test_it_waits_for_others_and_gives_up(server: MariaDB) -> None:
