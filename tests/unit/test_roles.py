@@ -44,7 +44,7 @@ def options(role: str) -> dict[str, Any]:
 
 def defaults(role: str, **variables: Any) -> dict[str, Any]:
     """The defaults as they are when nobody sets anything."""
-    values = {"inventory_hostname": "node1", **variables}
+    values = {"inventory_hostname": "node1", f"__{role}_master": "m", "hostvars": {"m": {}}, **variables}
     environment = NativeEnvironment()
     for name, text in load(role, "defaults/main.yml").items():
         values[name] = environment.from_string(text).render(values) if isinstance(text, str) else text
