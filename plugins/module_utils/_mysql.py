@@ -133,8 +133,10 @@ class Database:
     def __enter__(self) -> Database:
         need("pymysql")
         with self._told("Connecting"):
-            connection = _prepared(self.config, self._answer_seconds)
+            connection = _prepared(self.config)
             connection.connect()
+            # Whoever takes the connection but never greets is given up sooner than a long statement.
+            connection._read_timeout = connection._write_timeout = self._answer_seconds
             self._connection = connection
         return self
 
@@ -231,7 +233,7 @@ class Database:
             raise database_error(None, str(error), where=self.config.where, what=what) from error
 
 
-def _prepared(config: DatabaseConfig, answer_seconds: int | None) -> Any:
+def _prepared(config: DatabaseConfig) -> Any:
     """A connection that is not open yet."""
     library = pymysql()
     encrypted = config.tls != "disabled" and config.socket is None
@@ -246,8 +248,8 @@ def _prepared(config: DatabaseConfig, answer_seconds: int | None) -> Any:
         charset="utf8mb4",
         init_command=_SESSION,
         connect_timeout=_CONNECT_SECONDS,
-        read_timeout=answer_seconds,
-        write_timeout=answer_seconds,
+        read_timeout=_CONNECT_SECONDS,
+        write_timeout=_CONNECT_SECONDS,
         autocommit=True,
         ssl=_tls(config) if encrypted else None,
         defer_connect=True,

@@ -6,19 +6,23 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
+from ansible_collections.vmforge.backup.plugins.module_utils import _mysql
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import BusyError, DatabaseError, VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._migrate import SCHEMA_ARGUMENTS, migrate
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
+from ansible_collections.vmforge.backup.plugins.module_utils._mysql import Database, DatabaseConfig
 from tests.bed import panel
-from tests.bed.mariadb import MariaDB
+from tests.bed.mariadb import MariaDB, certificates, mariadb
 
 SHAPES: dict[str, tuple[str, ...]] = {
     "none": (*panel.PANEL, *panel.LEDGER),
@@ -394,7 +398,7 @@ def test_it_waits_for_others_and_gives_up(server: MariaDB) -> None:
     assert run(server).changed
 
 
-def test_tls_is_demanded_and_checked(server: MariaDB, tmp_path: Any) -> None:
+def test_tls_is_demanded_and_checked(server: MariaDB, tmp_path: Path) -> None:
     server.reset(*SHAPES["none"])
     assert server.ca is not None
     run(server, check=True, db_ca=str(server.ca))
@@ -406,8 +410,6 @@ def test_tls_is_demanded_and_checked(server: MariaDB, tmp_path: Any) -> None:
         run(server, db_user="secure", db_password="pw", db_tls="disabled")
     assert raised.value.code in ("db_login", "db_tls")
     other = tmp_path / "other"
-    from tests.bed.mariadb import certificates
-
     with pytest.raises(DatabaseError) as raised:
         run(server, db_ca=str(certificates(other)))
     assert raised.value.code == "db_tls"
@@ -415,3 +417,28 @@ def test_tls_is_demanded_and_checked(server: MariaDB, tmp_path: Any) -> None:
         run(server, db_ca=str(tmp_path / "none.pem"))
     # Over the socket there is nothing to encrypt.
     run(server, check=True, db_host="", db_socket=server.socket, db_tls="required")
+
+
+def test_a_server_without_tls_never_sees_a_password_when_tls_is_demanded(tmp_path: Path) -> None:
+    with mariadb() as plain:
+        plain.reset(*SHAPES["none"])
+        run(plain, check=True)
+        for options in ({"db_tls": "required"}, {"db_ca": str(certificates(tmp_path / "ca"))}):
+            with pytest.raises(DatabaseError, match="offers no TLS") as raised:
+                run(plain, **options)
+            assert raised.value.code == "db_tls"
+        # Nobody even tried to log in.
+        assert plain.sql("SHOW GLOBAL STATUS LIKE 'Access_denied_errors'")[0]["Value"] == "0"
+
+
+def test_what_listens_but_never_speaks_is_given_up(server: MariaDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_mysql, "_CONNECT_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begun = time.monotonic()
+        with pytest.raises(DatabaseError) as raised:
+            run(server, db_port=silent.getsockname()[1])
+        assert time.monotonic() - begun < 10
+    assert raised.value.code in ("db_lost", "db_unreachable")
+    # What takes longer once logged in is waited for.
+    with Database(DatabaseConfig.from_params(server.params())) as database:
+        assert database.query("SELECT SLEEP(2) AS woken")[0]["woken"] == 0
