@@ -110,6 +110,12 @@ class Background:
             self._status = status if pid else None
         return self._status is not None
 
+    def status(self) -> int:
+        """How it ended, as a shell has it; a signal is negative. Only once it has."""
+        if self._status is None:
+            raise ValueError("the program still runs")
+        return os.waitstatus_to_exitcode(self._status)
+
     def said(self) -> str:
         """What it has written so far."""
         return self._log.read_text(encoding="utf-8", errors="replace").strip()

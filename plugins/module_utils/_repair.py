@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._copies import (
     LOCAL,
@@ -88,7 +89,15 @@ def _mend_file(
             write_parts(copy.directory / record.name, record, wanted, good, parallel=parallel)
 
 
-def write_parts(path: Path, record: FileRecord, numbers: Sequence[int], good: GoodParts, *, parallel: int) -> None:
+def write_parts(
+    path: Path,
+    record: FileRecord,
+    numbers: Sequence[int],
+    good: GoodParts,
+    *,
+    parallel: int,
+    advance: Callable[[int], None] | None = None,
+) -> None:
     """Write parts of a file at their places, each proved before; the file is made, or cut, where that is needed.
 
     Args:
@@ -97,6 +106,7 @@ def write_parts(path: Path, record: FileRecord, numbers: Sequence[int], good: Go
         numbers: Of the parts, from 1.
         good: Gives them.
         parallel: How many at once.
+        advance: Told of bytes written; from any thread.
 
     Raises:
         DamagedError: A part is in no copy.
@@ -110,7 +120,10 @@ def write_parts(path: Path, record: FileRecord, numbers: Sequence[int], good: Go
 
             def fetch(index: int, _buffer: bytearray) -> None:
                 number = numbers[index - 1]
-                write_at(descriptor, good.read(number), part_place(record, number)[0])
+                part = good.read(number)
+                write_at(descriptor, part, part_place(record, number)[0])
+                if advance is not None:
+                    advance(len(part))
 
             if numbers:
                 in_parallel(len(numbers), parallel, 0, fetch)

@@ -5,23 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.vmforge.backup.plugins.module_utils._deps import need
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, NotFoundError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
+from ansible_collections.vmforge.backup.plugins.module_utils._find_backups import (
+    Found,
+    Key,
+    find_backups,
+    open_store,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
-from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
-from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import (
     StoredBackup,
     UnreadableError,
-    open_backup,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._verified import last_verified, take_sample
 from ansible_collections.vmforge.backup.plugins.module_utils._verify_one import (
@@ -32,21 +31,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._verify_one import 
     Verification,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._verify_options import VerifyOptions
-
-Key = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Found:
-    """All backups that could be looked at.
-
-    Attributes:
-        backups: By UUID and id.
-        unreadable: Those without a manifest that can be believed.
-    """
-
-    backups: Mapping[Key, StoredBackup]
-    unreadable: Mapping[Key, UnreadableError]
 
 
 def verify_backups(request: Request) -> Outcome:
@@ -62,7 +46,7 @@ def verify_backups(request: Request) -> Outcome:
             code="backup_dir_missing",
         )
     with open_store(options.s3) as store:
-        found = find_backups(options, store)
+        found = find_backups(options.backup_dir, store, options.vms, options.checksums)
         wanted = [backup for backup in found.backups.values() if _is_wanted(backup, options)]
         unreadable = [_unreadable(key, error) for key, error in found.unreadable.items() if _may_be(key, options)]
         waiting = [(_verified_at(backup, options.level), backup) for backup in _by_age(wanted)]
@@ -74,48 +58,6 @@ def verify_backups(request: Request) -> Outcome:
         ]
         entries = [one.entry(PLANNED) if request.check_mode else one.run() for one in chosen]
     return _outcome(entries + unreadable, _not_found(options, found))
-
-
-@contextmanager
-def open_store(config: S3Config | None) -> Iterator[S3Store | None]:
-    """The bucket, if there is one."""
-    if config is None:
-        yield None
-        return
-    need("boto3")
-    with closing(S3Store(config)) as store:
-        yield store
-
-
-def find_backups(options: VerifyOptions, store: S3Store | None) -> Found:
-    """Every backup here and in the bucket.
-
-    Raises:
-        StorageError: The directory cannot be listed.
-        S3Error: The bucket cannot be listed, or read.
-    """
-    backups: dict[Key, StoredBackup] = {}
-    unreadable: dict[Key, UnreadableError] = {}
-    for uuid in sorted(_uuids(options, store)):
-        directory = BackupDirectory(str(options.backup_dir)).vm(uuid)
-        offsite = OffsiteVm(store, uuid) if store is not None else None
-        ids = set(directory.ids()) if directory.path.is_dir() else set()
-        ids |= set(offsite.ids() or ()) if offsite is not None else set()
-        for backup_id in sorted(ids):
-            try:
-                backups[uuid, backup_id] = open_backup(
-                    uuid,
-                    backup_id,
-                    directory=directory.entry(backup_id),
-                    place=offsite.backup(backup_id) if offsite is not None else None,
-                    expected=options.checksums.get(f"{uuid}/{backup_id}"),
-                )
-            except NotFoundError:
-                # Half an upload, or deleted just now.
-                continue
-            except UnreadableError as error:
-                unreadable[uuid, backup_id] = error
-    return Found(backups, unreadable)
 
 
 def chain_problems(backup: StoredBackup, found: Found) -> tuple[str, ...]:
@@ -131,20 +73,6 @@ def chain_problems(backup: StoredBackup, found: Found) -> tuple[str, ...]:
             return (f"its ancestor {wanted['id']} is not the one that it was made on",)
         here = parent
     return ()
-
-
-def _uuids(options: VerifyOptions, store: S3Store | None) -> set[str]:
-    wanted = {canonical_uuid(name) for name in options.vms}
-    if wanted and None not in wanted:
-        return {uuid for uuid in wanted if uuid is not None}
-    found: set[str] = set()
-    if options.backup_dir.is_dir():
-        found |= {directory.uuid for directory in BackupDirectory(str(options.backup_dir)).vms()}
-    if store is not None:
-        prefix = store.config.prefix
-        names = (path.rstrip("/").rsplit("/", 1)[-1] for path in store.list_directories(prefix))
-        found |= {name for name in names if canonical_uuid(name) == name}
-    return {uuid for uuid in found if canonical_uuid(uuid) == uuid}
 
 
 def _is_wanted(backup: StoredBackup, options: VerifyOptions) -> bool:

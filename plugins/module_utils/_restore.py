@@ -1,0 +1,238 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The use case of ``vmforge_backup_restore``: find the backup, plan, refuse what cannot be, and do it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vmforge.backup.plugins.module_utils._copies import GoodParts
+from ansible_collections.vmforge.backup.plugins.module_utils._define import find_domain
+from ansible_collections.vmforge.backup.plugins.module_utils._deps import need
+from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import parse_domain
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    BusyError,
+    FormatError,
+    InputError,
+    VMForgeError,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors
+from ansible_collections.vmforge.backup.plugins.module_utils._find_backups import find_backups, open_store
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain, Hypervisor
+from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory, VmDirectory
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest
+from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid, format_id, utc_now
+from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_check import refuse
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RestoreOptions
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import (
+    Host,
+    RestorePlan,
+    choose_backup,
+    new_uuid,
+    plan_restore,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_run import RestoreRun, open_journal
+from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import cancelled_by_signals
+from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup, open_backup
+
+_DEFINITION = "domain.xml"
+
+
+def restore_backup(request: Request) -> Outcome:
+    """Restore one machine, or disks of it.
+
+    Raises:
+        VMForgeError: It was not restored; all is as it was.
+    """
+    options = RestoreOptions.from_params(request.params)
+    need("libvirt")
+    hypervisor = Hypervisor(options.uri)
+    try:
+        with open_store(options.s3) as store:
+            backup, warnings = _find(options, store)
+            return _Restore(options, hypervisor, backup, warnings).outcome(request)
+    finally:
+        hypervisor.close()
+
+
+def _find(options: RestoreOptions, store: S3Store | None) -> tuple[StoredBackup, list[str]]:
+    if store is None and not options.backup_dir.is_dir():
+        raise InputError(
+            f"The backup directory {options.backup_dir} does not exist or is no directory. Is its file system mounted?",
+            code="backup_dir_missing",
+        )
+    found = find_backups(options.backup_dir, store, [options.vm])
+    uuid = canonical_uuid(options.vm)
+    for (vm_uuid, backup_id), error in found.unreadable.items():
+        if (vm_uuid, backup_id) == (uuid, options.id) and options.checksum is None:
+            raise error
+    if options.checksum is not None and uuid is not None and options.id is not None:
+        return _open(options, store, uuid, options.id), []
+    backup = choose_backup(found.backups.values(), options)
+    vm, chosen = backup.manifest.vm.uuid, backup.manifest.id
+    warnings = [
+        f"Backup {other} of {where} is passed over: {error.message}"
+        for (where, other), error in found.unreadable.items()
+        if where == vm and other > chosen and options.id is None
+    ]
+    return (_open(options, store, vm, chosen) if options.checksum is not None else backup), warnings
+
+
+def _open(options: RestoreOptions, store: S3Store | None, uuid: str, backup_id: str) -> StoredBackup:
+    """A backup whose manifest has the SHA-256 that was asked for."""
+    return open_backup(
+        uuid,
+        backup_id,
+        directory=BackupDirectory(str(options.backup_dir)).vm(uuid).entry(backup_id),
+        place=OffsiteVm(store, uuid).backup(backup_id) if store is not None else None,
+        expected=options.checksum,
+    )
+
+
+class _Restore:
+    """One request."""
+
+    def __init__(
+        self, options: RestoreOptions, hypervisor: Hypervisor, backup: StoredBackup, warnings: list[str]
+    ) -> None:
+        self._options, self._hypervisor, self._backup, self._warnings = options, hypervisor, backup, warnings
+        manifest = backup.manifest
+        self._uuid = manifest.vm.uuid
+        if options.to is not None:
+            self._uuid = new_uuid(manifest, options.node, options.to)
+        self._state = options.state_dir / self._uuid
+        self._began = time.monotonic()
+
+    def outcome(self, request: Request) -> Outcome:
+        """Plan, and do it unless that is all that is wanted."""
+        if request.check_mode:
+            plan = self._plan()
+            if plan is None:
+                return self._present()
+            return _done(plan, "planned", self._warnings, changed=True)
+        with self._locks():
+            self._undo_what_was_interrupted()
+            plan = self._plan()
+            if plan is None:
+                return self._present()
+            with storage_errors(f"creating {self._state}"):
+                self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            run = RestoreRun(plan, self._backup, self._options, self._hypervisor, self._state)
+            with cancelled_by_signals():
+                run.run()
+        more = {
+            "kept": run.kept,
+            "started": self._options.start,
+            "sources": run.maker.sources,
+            "damages": [damage.as_dict() for damage in (*self._backup.damages, *run.maker.damages)],
+            "seconds": round(time.monotonic() - self._began, 1),
+        }
+        told = [f"Passed over: {damage}." for damage in (*self._backup.damages, *run.maker.damages)]
+        return _done(plan, "restored", [*self._warnings, *run.warnings, *told], changed=True, **more)
+
+    def _plan(self) -> RestorePlan | None:
+        """None where the new machine is there already, from this very backup."""
+        if self._options.to is not None:
+            domain = find_domain(self._hypervisor, self._uuid)
+            if domain is not None and domain.name == self._options.to:
+                return None
+        definition = self._read_definition(self._backup.manifest)
+        plan = plan_restore(self._backup.manifest, definition, self._options, self._look())
+        refuse(plan, self._backup, self._options, self._hypervisor)
+        return plan
+
+    def _read_definition(self, manifest: Manifest) -> str:
+        record = next((record for record in manifest.files if record.name == _DEFINITION), None)
+        if record is None:
+            raise FormatError(f"Backup {manifest.id} of {manifest.vm.name!r} has no {_DEFINITION}.")
+        with GoodParts(record, self._backup.copies) as good:
+            data = b"".join(bytes(good.read(number)) for number in range(1, len(record.parts) + 1))
+        return data.decode(errors="replace")
+
+    def _look(self) -> Host:
+        domain = find_domain(self._hypervisor, self._uuid)
+        return Host(
+            current=domain.xml(inactive=True) if domain is not None else None,
+            running=domain is not None and domain.state().active,
+            volumes=_volumes(domain) if domain is not None else {},
+            exists=os.path.lexists,
+            is_device=Path.is_block_device,
+            now=format_id(utc_now()),
+        )
+
+    @contextmanager
+    def _locks(self) -> Iterator[None]:
+        """That of the machine; in place that of its backups too, so that none is made of half a machine."""
+        options = self._options
+        with storage_errors(f"creating {RUN_DIRECTORY}"):
+            RUN_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
+        with ExitStack() as stack:
+            directory = BackupDirectory(str(options.backup_dir)).vm(self._uuid)
+            if options.to is None and directory.path.is_dir():
+                stack.enter_context(directory.lock(timeout=options.lock_timeout))
+            stack.enter_context(VmDirectory(RUN_DIRECTORY / self._uuid).lock(timeout=options.lock_timeout))
+            yield
+
+    def _undo_what_was_interrupted(self) -> None:
+        if not self._state.is_dir():
+            return
+        journal = open_journal(self._hypervisor, self._state)
+        if journal.load():
+            domain = find_domain(self._hypervisor, self._uuid)
+            if domain is not None and domain.state().active and not self._options.force:
+                raise BusyError(
+                    f"An earlier restore of {domain.name!r} was interrupted and has to be undone first, but it runs. "
+                    "Stop it, or set force: true.",
+                    code="domain_running",
+                )
+            left = journal.undo()
+            if left is not None:
+                raise VMForgeError(
+                    f"An earlier restore was interrupted, and what it did cannot be undone: {left}", code="not_undone"
+                )
+            self._warnings.append("An earlier restore that was interrupted was undone first.")
+
+    def _present(self) -> Outcome:
+        manifest = self._backup.manifest
+        values = {
+            "result": "present",
+            "mode": "new",
+            "vm": {"uuid": self._uuid, "name": self._options.to},
+            "source": {"uuid": manifest.vm.uuid, "name": manifest.vm.name, "node": manifest.vm.node},
+            "id": manifest.id,
+            "instant": manifest.instant,
+            "disks": [],
+            **_NOTHING,
+        }
+        return Outcome(changed=False, values=values, warnings=tuple(self._warnings))
+
+
+_NOTHING: Mapping[str, Any] = {"kept": [], "started": False, "sources": {}, "damages": [], "seconds": 0.0}
+
+
+def _volumes(domain: Domain) -> dict[str, str]:
+    disks = parse_domain(domain.xml(inactive=True)).disks
+    return {disk.target: domain.source_path(disk) for disk in disks if disk.type in ("file", "block", "volume")}
+
+
+def _done(plan: RestorePlan, result: str, warnings: list[str], *, changed: bool, **more: Any) -> Outcome:
+    values = {"result": result, **plan.as_result(), **_NOTHING, **more}
+    diff = {
+        "before": plan.before,
+        "after": plan.after,
+        "before_header": "definition in the backup" if plan.mode == "new" else "definition now",
+        "after_header": f"definition of {plan.name}",
+    }
+    return Outcome(
+        changed=changed, values=values, diff=diff, warnings=tuple(dict.fromkeys([*plan.warnings, *warnings]))
+    )

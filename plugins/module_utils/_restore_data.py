@@ -1,0 +1,199 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Makes disks of the images in a backup: every part is proved, then ``qemu-img`` writes them in the wanted format."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vmforge.backup.plugins.module_utils._copies import (
+    Copy,
+    Damage,
+    GoodParts,
+    LocalCopy,
+    find_damage,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, StorageError
+from ansible_collections.vmforge.backup.plugins.module_utils._files import (
+    read_json,
+    storage_errors,
+    sync_directory,
+    write_json,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
+from ansible_collections.vmforge.backup.plugins.module_utils._programs import Background, need_program
+from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
+from ansible_collections.vmforge.backup.plugins.module_utils._repair import write_parts
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import Image
+
+_POLL_SECONDS = 0.1
+_TELL_SECONDS = 1.0
+_STOP_SECONDS = 10.0
+
+
+class DiskMaker:
+    """Makes the disks of one restore.
+
+    Args:
+        copies: Of the backup, in the order in which they are asked.
+        state: A directory for notes of what is done.
+        parallel: Parts at once.
+
+    Attributes:
+        damages: What was found and passed over.
+        sources: Target -> the copy that its data came from.
+    """
+
+    def __init__(self, copies: Sequence[Copy], state: Path, *, parallel: int, progress: Progress) -> None:
+        self._copies, self._state, self._parallel, self._progress = copies, state, parallel, progress
+        self.damages: list[Damage] = []
+        self.sources: dict[str, str] = {}
+
+    def small(self, record: FileRecord) -> bytes:
+        """A small file whole.
+
+        Raises:
+            DamagedError: No copy of it is good.
+        """
+        with GoodParts(record, self._copies) as good:
+            try:
+                return b"".join(bytes(good.read(number)) for number in range(1, len(record.parts) + 1))
+            finally:
+                self.damages += good.damages
+
+    def prepare(self, image: Image) -> None:
+        """Make the new file beside its place; that of an earlier run which was interrupted is taken if it is whole.
+
+        Raises:
+            DamagedError: A part is good in no copy.
+            StorageError: The file cannot be written.
+        """
+        if image.is_device:
+            self.prove(image)
+            return
+        if self._is_done(image):
+            self.sources[image.disk.target] = "an earlier run"
+            return
+        source = self.prove(image)
+        self._convert(source, image, image.staged)
+        self._note_done(image)
+        if source == image.fetched:
+            source.unlink()
+
+    def write_device(self, image: Image) -> None:
+        """Write to a block device; what was on it is lost."""
+        source = self.prove(image)
+        self._convert(source, image, image.path)
+        if source == self._fetched(image):
+            source.unlink()
+
+    def prove(self, image: Image) -> Path:
+        """An image every part of which is good: the local one, or one that is put together.
+
+        Raises:
+            DamagedError: A part is good in no copy.
+        """
+        self._progress.enter(f"verifying {image.disk.target}", total=image.record.size)
+        local = next((copy for copy in self._copies if isinstance(copy, LocalCopy)), None)
+        if local is not None:
+            found = find_damage(local, image.record, parallel=self._parallel, advance=self._progress.advance)
+            if not found:
+                self.sources[image.disk.target] = local.name
+                return local.directory / image.record.name
+            self.damages += found
+        return self._fetch(image)
+
+    def discard(self, image: Image) -> None:
+        """Remove what was made and is not used."""
+        for path in (image.staged, self._fetched(image), self._mark(image)):
+            path.unlink(missing_ok=True)
+
+    def forget(self, image: Image) -> None:
+        """Remove the note: the file is in its place."""
+        self._mark(image).unlink(missing_ok=True)
+
+    def _fetched(self, image: Image) -> Path:
+        return self._state / f"{image.disk.target}.fetched" if image.is_device else image.fetched
+
+    def _fetch(self, image: Image) -> Path:
+        """Put an image together from good parts; parts that an earlier run has fetched are proved and kept."""
+        record, path = image.record, self._fetched(image)
+        self._progress.enter(f"fetching {image.disk.target}", total=record.size)
+        wanted = list(range(1, len(record.parts) + 1))
+        if path.exists() and path.stat().st_size == record.size:
+            here = LocalCopy(path.parent)
+            named = FileRecord(path.name, record.size, None, record.part_size, record.parts)
+            bad = find_damage(here, named, parallel=self._parallel, advance=_ignore)
+            wanted = [damage.part for damage in bad if damage.part is not None]
+        with GoodParts(record, self._copies) as good:
+            try:
+                write_parts(path, record, wanted, good, parallel=self._parallel, advance=self._progress.advance)
+            finally:
+                self.damages += [damage for damage in good.damages if damage not in self.damages]
+        self.sources[image.disk.target] = "+".join(copy.name for copy in self._copies)
+        return path
+
+    def _convert(self, source: Path, image: Image, target: Path) -> None:
+        self._progress.enter(f"writing {image.disk.target}", total=image.disk.virtual_size)
+        options = ["-n"] if image.is_device else []
+        program = need_program("qemu-img", debian="qemu-utils", redhat="qemu-img")
+        setpriv = need_program("setpriv", debian="util-linux", redhat="util-linux-core")
+        if not image.is_device:
+            target.unlink(missing_ok=True)
+            # Made before qemu-img does, with nobody's rights but ours.
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        argv = [setpriv, "--pdeathsig", "KILL", "--", program, "convert", "-f", "qcow2", "-O", image.format]
+        argv += ["-t", "writeback", "-W", "-m", "8", *options, str(source), str(target)]
+        writer = Background(argv, log=self._state / f"{image.disk.target}.log")
+        try:
+            told = 0.0
+            while not writer.ended():
+                time.sleep(_POLL_SECONDS)
+                if time.monotonic() - told > _TELL_SECONDS:
+                    told = time.monotonic()
+                    self._progress.write()
+        finally:
+            writer.stop(patience=_STOP_SECONDS)
+        if writer.status():
+            reason = writer.said().replace("qemu-img: ", "") or f"status {writer.status()}"
+            raise StorageError(f"Writing disk {image.disk.target} to {target} failed: {reason}.", code="write_failed")
+        with storage_errors(f"syncing {target}"):
+            descriptor = os.open(target, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            sync_directory(target.parent)
+
+    def _mark(self, image: Image) -> Path:
+        return self._state / f"{image.disk.target}.done.json"
+
+    def _note_done(self, image: Image) -> None:
+        write_json(self._mark(image), self._facts(image))
+
+    def _is_done(self, image: Image) -> bool:
+        try:
+            return image.staged.is_file() and read_json(self._mark(image)) == self._facts(image)
+        except (FileNotFoundError, FormatError):
+            return False
+
+    def _facts(self, image: Image) -> dict[str, Any]:
+        """Of what, in which format, and that nobody has written to it since."""
+        status = image.staged.stat()
+        return {
+            "path": str(image.staged),
+            "format": image.format,
+            "parts": list(image.record.parts),
+            "size": status.st_size,
+            "modified": status.st_mtime_ns,
+            "inode": status.st_ino,
+        }
+
+
+def _ignore(_count: int) -> None:
+    """Parts that are here already are no progress."""

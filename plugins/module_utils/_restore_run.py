@@ -1,0 +1,226 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Carries a restore out: all is made beside its place, then put there in steps that are undone if a later one fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vmforge.backup.plugins.module_utils._define import (
+    define_domain,
+    destroy_domain,
+    discard_saved_state,
+    find_domain,
+    secret_xml,
+    start_domain,
+    undefine_domain,
+    wait_until_up,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import parse_domain
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError, S3Error, VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failures, remove_tree, storage_errors
+from ansible_collections.vmforge.backup.plugins.module_utils._journal import Journal
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain, Hypervisor
+from ansible_collections.vmforge.backup.plugins.module_utils._local import PROGRESS
+from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_check import SWTPM_DIRECTORY, refuse_running
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_data import DiskMaker
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RestoreOptions
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import Image, RestorePlan
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_xml import keep_secrets
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup
+from ansible_collections.vmforge.backup.plugins.module_utils._tpm_state import unpack_tpm
+
+_JOURNAL = "journal.json"
+
+
+def open_journal(hypervisor: Hypervisor, state: Path) -> Journal:
+    """The journal of a machine's restores.
+
+    Args:
+        state: The directory of its notes.
+    """
+
+    def undo_define(step: Mapping[str, Any]) -> None:
+        if step["xml"] is None:
+            undefine_domain(hypervisor, step["uuid"])
+        else:
+            define_domain(hypervisor, step["xml"], step["name"])
+
+    def undo_start(step: Mapping[str, Any]) -> None:
+        destroy_domain(hypervisor, step["uuid"], step["name"])
+
+    def undo_stop(step: Mapping[str, Any]) -> None:
+        domain = Domain(hypervisor, step["uuid"], step["name"])
+        if not domain.state().active:
+            start_domain(hypervisor, step["uuid"], step["name"])
+
+    return Journal(state / _JOURNAL, {"define": undo_define, "start": undo_start, "stop": undo_stop})
+
+
+@dataclass
+class RestoreRun:
+    """One restore, with the machine's locks held.
+
+    Args:
+        state: The directory of its notes.
+
+    Attributes:
+        maker: Knows where the data came from, and what was damaged.
+        kept: What was put aside and is still there.
+    """
+
+    plan: RestorePlan
+    backup: StoredBackup
+    options: RestoreOptions
+    hypervisor: Hypervisor
+    state: Path
+    maker: DiskMaker = field(init=False)
+    kept: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        plan = self.plan
+        facts = {"id": plan.manifest.id, "vm": {"uuid": plan.uuid, "name": plan.name}, "node": self.options.node}
+        self._progress = Progress(self.state / PROGRESS, facts)
+        self.maker = DiskMaker(self.backup.copies, self.state, parallel=self.options.parallel, progress=self._progress)
+        self._journal = open_journal(self.hypervisor, self.state)
+        self._asides: list[Path] = []
+
+    def run(self) -> None:
+        """Do it.
+
+        Raises:
+            VMForgeError: It failed; all is as it was before. What was made is kept for the next try only where that
+                is likely to need it: after an interruption.
+        """
+        self._progress.write()
+        try:
+            with as_failures():
+                nvram, tpm = self._small("nvram.fd", self.plan.nvram), self._small("tpm.tar", self.plan.tpm)
+                for image in self.plan.images:
+                    self.maker.prepare(image)
+                self._progress.enter("defining")
+                self._put_in_place(nvram, tpm)
+        except VMForgeError as error:
+            with shielded():
+                raise self._give_up(error) from error
+        with shielded():
+            self._journal.close()
+            self._tidy()
+
+    def _small(self, name: str, wanted: object) -> bytes | None:
+        record = next((record for record in self.plan.manifest.files if record.name == name), None)
+        return self.maker.small(record) if record is not None and wanted else None
+
+    def _put_in_place(self, nvram: bytes | None, tpm: bytes | None) -> None:
+        domain = find_domain(self.hypervisor, self.plan.uuid)
+        before = secret_xml(domain) if domain is not None else None
+        if domain is not None:
+            self._stop(domain)
+        for image in self.plan.images:
+            self._place_image(image)
+        if nvram is not None and self.plan.nvram is not None:
+            self._place_nvram(nvram, self.plan.nvram)
+        if tpm is not None:
+            self._place_tpm(tpm)
+        uuid, name = self.plan.uuid, self.plan.name
+        self._journal.note("define", uuid=uuid, name=name, xml=before)
+        define_domain(self.hypervisor, keep_secrets(self.plan.after, before), name)
+        if self.options.start:
+            self._journal.note("start", uuid=uuid, name=name)
+            start_domain(self.hypervisor, uuid, name)
+            if self.options.boot_timeout:
+                self._progress.enter("booting")
+                wait_until_up(
+                    Domain(self.hypervisor, uuid, name),
+                    has_agent=parse_domain(self.plan.after).agent,
+                    seconds=self.options.boot_timeout,
+                )
+
+    def _stop(self, domain: Domain) -> None:
+        refuse_running(domain, self.options)
+        if domain.state().active:
+            self._journal.note("stop", uuid=domain.uuid, name=domain.name)
+            destroy_domain(self.hypervisor, domain.uuid, domain.name)
+        if domain.has_saved_state():
+            discard_saved_state(domain)
+            self.warnings.append(f"The saved memory of {domain.name!r} was discarded.")
+
+    def _place_image(self, image: Image) -> None:
+        if image.is_device:
+            self.maker.write_device(image)
+            return
+        if image.kept is not None:
+            self._put_aside(image.path, image.kept)
+            _take_over_rights(image.kept, image.staged)
+        self._journal.rename(image.staged, image.path)
+
+    def _place_nvram(self, data: bytes, path: Path) -> None:
+        with storage_errors(f"writing {path}"):
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            staged = path.with_name(f".{path.name}.restored")
+            staged.write_bytes(data)
+            staged.chmod(0o600)
+        self._exchange(staged, path)
+
+    def _place_tpm(self, data: bytes) -> None:
+        path = SWTPM_DIRECTORY / self.plan.uuid
+        staged = path.with_name(f".{path.name}.restored")
+        remove_tree(staged)
+        unpack_tpm(data, staged)
+        self._exchange(staged, path)
+
+    def _exchange(self, staged: Path, path: Path) -> None:
+        if os.path.lexists(path):
+            kept = path.with_name(f"{path.name}.before-{self.plan.manifest.id}")
+            if kept.is_dir():
+                remove_tree(kept)
+            kept.unlink(missing_ok=True)
+            self._put_aside(path, kept)
+            _take_over_rights(kept, staged)
+        self._journal.rename(staged, path)
+
+    def _put_aside(self, path: Path, kept: Path) -> None:
+        self._journal.rename(path, kept)
+        self._asides.append(kept)
+
+    def _give_up(self, error: VMForgeError) -> VMForgeError:
+        left = self._journal.undo()
+        if left is not None:
+            return VMForgeError(
+                f"{error.message} And the old state could not be put back: {left} The next restore of "
+                f"{self.plan.name!r} tries that again, from {self.state / _JOURNAL}.",
+                code="not_undone",
+            )
+        if not isinstance(error, (CancelledError, S3Error)):
+            for image in self.plan.images:
+                self.maker.discard(image)
+            remove_tree(self.state)
+        return error
+
+    def _tidy(self) -> None:
+        for image in self.plan.images:
+            self.maker.forget(image)
+        for kept in self._asides:
+            if self.options.keep_old:
+                self.kept.append(str(kept))
+            elif kept.is_dir():
+                remove_tree(kept)
+            else:
+                kept.unlink(missing_ok=True)
+        remove_tree(self.state)
+
+
+def _take_over_rights(old: Path, new: Path) -> None:
+    """Owner and mode of what was there; libvirt sets them anew when the machine starts."""
+    status = old.stat()
+    with storage_errors(f"setting the rights of {new}"):
+        os.chown(new, status.st_uid, status.st_gid)
+        new.chmod(status.st_mode & 0o7777)
