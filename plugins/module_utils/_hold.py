@@ -97,20 +97,20 @@ def _wanted(params: Mapping[str, Any], *, now: datetime) -> dict[str, Any] | Non
     until = params["until"]
     if until:
         try:
-            moment = parse_time(until if _has_zone(until) else f"{until}Z")
-        except ValueError as error:
+            moment = _parse_until(until)
+        except (ValueError, OverflowError) as error:
             raise InputError(
                 f"until is {until!r}, which is no time. Write one such as 2027-01-31T00:00:00Z."
             ) from error
         if moment <= now:
             raise InputError(f"until is {until}, which is over. Such a hold would protect nothing.")
-        until = format_time(moment.astimezone(timezone.utc))
+        until = format_time(moment)
     return {"reason": params["reason"], "by": params["by"], "since": format_time(now), "until": until or None}
 
 
-def _has_zone(text: str) -> bool:
-    clock = text.strip().replace(" ", "T").partition("T")[2]
-    return clock.upper().endswith("Z") or "+" in clock or "-" in clock
+def _parse_until(text: str) -> datetime:
+    moment = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
+    return moment.replace(tzinfo=moment.tzinfo or timezone.utc).astimezone(timezone.utc)
 
 
 def _find(params: Mapping[str, Any]) -> str:
@@ -209,10 +209,19 @@ class Copies:
         if self._place is not None:
             self._place.put(HOLD, data)
 
-    def remove(self) -> None:
-        """In S3 first: what fails there leaves the local one, and so the hold, for a second call."""
+    def remove(self, ended: Mapping[str, Any]) -> None:
+        """In S3 first: what fails there leaves the local one, and so the hold, for a second call.
+
+        Args:
+            ended: What replaces it in S3 where the keys may write and not delete: a hold that is over protects nothing.
+        """
         if self._place is not None:
-            self._place.store.delete(self._place.key(HOLD))
+            try:
+                self._place.store.delete(self._place.key(HOLD))
+            except S3Error as error:
+                if error.code != DENIED:
+                    raise
+                self._place.put(HOLD, encode_json(ended))
         if self._path is not None:
             (self._path / HOLD).unlink(missing_ok=True)
             sync_directory(self._path)
@@ -231,9 +240,10 @@ def _has_copy(place: OffsiteBackup, note: Path) -> bool:
 def _apply(copies: Copies, wanted: dict[str, Any] | None, *, check_mode: bool) -> Outcome:
     there = copies.read()
     if wanted is None:
-        changed, hold = any(hold is not None for hold in there), None
+        now, hold = utc_now(), None
+        changed = any(found is not None and not _is_over(found, now) for found in there)
         if changed and not check_mode:
-            copies.remove()
+            copies.remove({"reason": "freed", "by": "", "since": format_time(now), "until": format_time(now)})
     else:
         first = next((found for found in there if found), None)
         changed = any(found is None or _content(found) != _content(wanted) for found in there)
@@ -252,6 +262,14 @@ def _apply(copies: Copies, wanted: dict[str, Any] | None, *, check_mode: bool) -
         }
     }
     return Outcome(changed, values, diff={"before": _text(before), "after": _text(hold)})
+
+
+def _is_over(hold: Mapping[str, Any], now: datetime) -> bool:
+    """A damaged one protects, too."""
+    try:
+        return hold.get("until") is not None and parse_time(hold["until"]) <= now
+    except (ValueError, TypeError, AttributeError):
+        return False
 
 
 def _content(hold: Mapping[str, Any]) -> tuple[Any, ...]:

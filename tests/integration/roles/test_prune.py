@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``playbooks/prune.yml`` and ``delete.yml``: nodes that each delete their own, one that is away, and the bucket."""
+"""``playbooks/prune.yml``, ``delete.yml`` and ``hold.yml``: nodes that each delete their own, one that is away, and the bucket."""
 
 from __future__ import annotations
 
@@ -205,3 +205,31 @@ def test_delete_one_by_hand(play_newest: Play, one: Shelf, two: Shelf) -> None:
     run = play_newest("delete.yml", inventory=both_here(one, two), vm=one.name, id=theirs[0])
     assert run.code == 0, run.text
     assert (one.ids(), two.ids()) == (mine, theirs[1:])
+
+
+def test_hold_one_wherever_it_is(play_newest: Play, one: Shelf, two: Shelf) -> None:
+    def held(shelf: Shelf) -> list[str]:
+        return [entry["id"] for entry in shelf.listing() if entry["hold"] is not None]
+
+    theirs, mine = two.days(3, newest=datetime.now(timezone.utc) - timedelta(days=30)), one.days(8)
+    fleet = nodes(f"one hold_dir={one.path} prune_dir={one.path}", f"two hold_dir={two.path} prune_dir={two.path}")
+    why = {"vmforge_backup_hold_reason": "audit 7"}
+    run = play_newest("hold.yml", inventory=fleet, vm=one.name, id=theirs[1])
+    assert run.code == 2
+    assert "Tell why it is held" in run.text
+    run = play_newest("hold.yml", inventory=fleet, vm=one.name, id="20200101T000000Z", **why)
+    assert run.code == 2
+    assert "There is no backup 20200101T000000Z" in run.text
+    run = play_newest("hold.yml", inventory=fleet, vm=one.name, id=theirs[1], **why)
+    assert run.code == 0, run.text
+    assert (held(one), held(two)) == ([], [theirs[1]])
+    run = play_newest("hold.yml", inventory=fleet, vm=one.name, id="latest", **why)
+    assert run.code == 0, run.text
+    assert (held(one), held(two)) == ([mine[0]], [theirs[1]])
+    run = play_newest("prune.yml", inventory=fleet, **WEEK)
+    assert run.code == 0, run.text
+    assert (one.ids(), two.ids()) == (mine[:7], [theirs[1]])
+    assert "held: audit 7" in json.dumps(run.stats)
+    run = play_newest("hold.yml", inventory=fleet, vm=one.name, id=theirs[1], vmforge_backup_hold_state="absent")
+    assert run.code == 0, run.text
+    assert held(two) == []
