@@ -5,18 +5,22 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
+from ansible_collections.vmforge.backup.plugins.module_utils._delete import begin_deletion
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     BusyError,
     FormatError,
     InputError,
     StorageError,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._files import write_file
 from ansible_collections.vmforge.backup.plugins.module_utils._local import PARTIAL, BackupDirectory, VmDirectory
+from tests.bed.lay import lay
 
 UUID = "0d6c63d8-64f7-4685-8b7d-fd3e5b49c83b"
 NOW = datetime(2026, 11, 22, 15, 12, 0, tzinfo=timezone.utc)
@@ -103,3 +107,49 @@ def test_only_uuids_are_vms(directory: VmDirectory) -> None:
     (root / "lost+found").mkdir()
     (root / "link").symlink_to(root)
     assert [found.uuid for found in BackupDirectory(str(root)).vms()] == [UUID]
+
+
+class Steps:
+    """Notes what a body does to a disk, in its order, and does it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[str] = []
+        self._fsync, self._rename = os.fsync, os.rename
+        monkeypatch.setattr(os, "fsync", self.fsync)
+        monkeypatch.setattr(os, "rename", self.rename)
+
+    def fsync(self, descriptor: int) -> None:
+        self.seen.append("sync " + Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        self._fsync(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self.seen.append(f"rename {Path(source).name} {Path(target).name}")
+        self._rename(source, target)
+
+
+def test_a_commit_is_durable_step_by_step(directory: VmDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names in it before the rename, the rename before it is told: a power loss finds the one or the other."""
+    backup_id = directory.reserve([], clock=lambda: NOW)
+    steps = Steps(monkeypatch)
+    directory.commit(backup_id)
+    assert steps.seen == [f"sync {backup_id}.partial", f"rename {backup_id}.partial {backup_id}", f"sync {UUID}"]
+
+
+def test_a_file_is_durable_before_it_has_its_name(directory: VmDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(monkeypatch)
+    write_file(directory.path / "manifest.json", b"{}")
+    assert steps.seen == ["sync .manifest.json.new", "rename .manifest.json.new manifest.json", f"sync {UUID}"]
+    assert [path.name for path in directory.path.iterdir()] == ["manifest.json"]
+
+
+def test_a_deletion_begins_durably(directory: VmDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(directory, "20261122T151200Z")
+    steps = Steps(monkeypatch)
+    begin_deletion(directory, "20261122T151200Z", None)
+    assert steps.seen == ["rename 20261122T151200Z 20261122T151200Z.deleting", f"sync {UUID}"]
+
+
+def test_whether_it_can_be_written_is_asked_without_writing(tmp_path: Path) -> None:
+    before = tmp_path.stat().st_mtime_ns
+    BackupDirectory(str(tmp_path)).check(touch=False)
+    assert tmp_path.stat().st_mtime_ns == before

@@ -1,0 +1,70 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a disk is prepared for reading: what will be read is known, and costs no memory worth speaking of."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from ansible_collections.vmforge.backup.plugins.module_utils._capture import _OpenDisk
+from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceError
+from ansible_collections.vmforge.backup.plugins.module_utils._model import Extent
+
+DISK = Disk("vda", "file", "qcow2", "/i/vda")
+MIB, TIB = 1 << 20, 1 << 40
+
+
+class Told:
+    """An export that has told this."""
+
+    def __init__(self, size: int, *extents: tuple[int, int]) -> None:
+        self._answer = size, [Extent(*extent) for extent in extents]
+
+    def allocated(self) -> tuple[int, list[Extent]]:
+        return self._answer
+
+
+def opened(size: int, *extents: tuple[int, int]) -> _OpenDisk:
+    export: Any = Told(size, *extents)
+    return _OpenDisk.of(DISK, export)
+
+
+@pytest.mark.parametrize(
+    ("extents", "read"),
+    [
+        ([], 0),
+        ([(0, 512)], 65536),
+        ([(65535, 2)], 131072),
+        ([(0, 512), (1024, 512)], 65536),
+        ([(0, 65536), (65536, 65536)], 131072),
+        ([(MIB - 512, 512)], 65536),
+        ([(0, MIB)], MIB),
+    ],
+)
+def test_what_will_be_read_is_known_beforehand(extents: list[tuple[int, int]], read: int) -> None:
+    disk = opened(MIB, *extents)
+    assert disk.read_bytes == read
+    for _turn in range(2):
+        assert sum(extent.length for extent in disk.ranges()) == read
+
+
+def test_a_full_disk_of_a_tebibyte_takes_no_memory() -> None:
+    tracemalloc.start()
+    disk = opened(TIB, (0, TIB))
+    ranges = disk.ranges()
+    assert next(ranges) == Extent(0, MIB)
+    assert next(ranges) == Extent(MIB, MIB)
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert disk.read_bytes == TIB
+    assert peak < MIB
+
+
+def test_an_odd_size_is_refused() -> None:
+    with pytest.raises(SourceError, match="Disk vda has 1000 bytes"):
+        opened(1000)
