@@ -26,7 +26,7 @@ from typing import Any
 
 from tests.bed.guest import MIB, Disk, Guest, run
 from tests.bed.s3 import S3Server, weed_server
-from tests.fleet.image import ROOT, image
+from tests.fleet.image import CORE, ROOT, image, wheels
 from tests.fleet.panel import DATABASE, ENV, ENV_PATH, Panel
 from tests.fleet.podman import Container, podman
 
@@ -147,8 +147,10 @@ class Fleet:
             check=True,
             stdin=subprocess.DEVNULL,
         )
+        packages = wheels()
         for host, container in self.hosts.items():
-            container.create(root, network, addresses[host], [self.directory / host] if host in NODES else [])
+            mounts = [self.directory / host] if host in NODES else [packages]
+            container.create(root, network, addresses[host], mounts)
         key, public = (self.directory / "key").read_text(), (self.directory / "key.pub").read_text()
         for container in self.hosts.values():
             container.wait_booted()
@@ -233,6 +235,10 @@ class Fleet:
             "vmforge_backup_db_user": "vmforge_backup",
             "vmforge_backup_db_password": self.state["panel_password"][::-1],
             "vmforge_backup_db_admin_user": "root",
+            # From here on: how the master's own Ansible is installed, and how it reaches the nodes.
+            "vmforge_backup_schedule_ansible_core": f"ansible-core=={CORE}.*",
+            "vmforge_backup_schedule_pip_arguments": f"--no-index --find-links={wheels()}",
+            "vmforge_backup_schedule_delay": 0,
         }
 
     def down(self) -> None:

@@ -3,14 +3,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The hosts' root file system: Debian 12 with systemd, made once with mmdebstrap and kept by podman.
 
-No image registry is needed. The image's tag is made of this file, so that it is built anew when that changes.
+No image registry is needed. Its tag is made of what goes into it, so that it is built anew when that changes.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.fleet.podman import podman
@@ -44,7 +46,10 @@ PACKAGES = (
     # The master.
     "mariadb-server",
     "python3-pymysql",
+    "python3-packaging",
 )
+# What the role schedule installs on the master; its Python is SUITE's.
+CORE, _PYTHON = "2.19", "3.11"
 _OFF = (
     # What a host runs is said when it is made.
     "libvirtd.service libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirt-guests.service mariadb.service",
@@ -54,13 +59,22 @@ _OFF = (
 _MASKED = "systemd-udevd.service systemd-udev-trigger.service systemd-modules-load.service getty.target"
 # libvirt's probe finds a /dev/kvm that QEMU's own user cannot open, and then probes again at every call. The device
 # node is the container's own.
-_NO_KVM = "[Service]\nExecStartPre=-/bin/rm -f /dev/kvm\n"
+_NO_KVM = r"[Service]\nExecStartPre=-/bin/rm -f /dev/kvm\n"
+_HOOKS = (
+    f'chroot "$1" systemctl -q disable {" ".join(_OFF)}',
+    f'chroot "$1" systemctl -q mask {_MASKED}',
+    'mkdir -p "$1/etc/systemd/system/libvirtd.service.d"',
+    f"""printf '{_NO_KVM}' > "$1/etc/systemd/system/libvirtd.service.d/no-kvm.conf\"""",
+    'mkdir -p -m 700 "$1/root/.ssh"',
+    ': > "$1/etc/machine-id"',
+)
 _TIMEOUT = 900
 
 
 def image() -> str:
     """Return the image's name, building it if podman has none."""
-    tag = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    made_of = repr((SUITE, PACKAGES, _OFF, _MASKED, _NO_KVM, _HOOKS))
+    tag = hashlib.sha256(made_of.encode()).hexdigest()[:12]
     name = f"{NAME}:{tag}"
     cache = ROOT / ".cache" / "fleet"
     cache.mkdir(parents=True, exist_ok=True)
@@ -71,34 +85,35 @@ def image() -> str:
     return name
 
 
+def wheels() -> Path:
+    """Return a directory with ansible-core and what it needs, for the hosts' Python."""
+    place = ROOT / ".cache" / "fleet" / f"wheels-{CORE}"
+    if not place.exists():
+        partial = place.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        platforms = [f"--platform={name}_x86_64" for name in ("manylinux_2_28", "manylinux_2_17", "manylinux2014")]
+        wanted = ["--only-binary=:all:", f"--python-version={_PYTHON}", *platforms, f"ansible-core=={CORE}.*"]
+        _run(["/usr/bin/python3", "-m", "venv", str(partial / "venv")])
+        _run([str(partial / "venv" / "bin" / "pip"), "download", "-q", "-d", str(partial), *wanted])
+        shutil.rmtree(partial / "venv")
+        partial.rename(place)
+    return place
+
+
+def _run(argv: Sequence[str]) -> None:
+    done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=_TIMEOUT, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{argv[0]} failed ({done.returncode}):\n{done.stderr[-3000:]}")
+
+
 def _build(name: str, archive: Path) -> None:
-    hooks = [
-        f'chroot "$1" systemctl -q disable {" ".join(_OFF)}',
-        f'chroot "$1" systemctl -q mask {_MASKED}',
-        'mkdir -p "$1/etc/systemd/system/libvirtd.service.d"',
-        f'printf %b "{_escaped(_NO_KVM)}" > "$1/etc/systemd/system/libvirtd.service.d/no-kvm.conf"',
-        'mkdir -p -m 700 "$1/root/.ssh"',
-        ': > "$1/etc/machine-id"',
-    ]
-    options = [word for hook in hooks for word in ("--customize-hook", hook)]
+    options = [word for hook in _HOOKS for word in ("--customize-hook", hook)]
     try:
-        done = subprocess.run(
-            ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", *options, SUITE, archive],
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=_TIMEOUT,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"mmdebstrap failed ({done.returncode}):\n{done.stderr[-3000:]}")
+        include = f"--include={','.join(PACKAGES)}"
+        _run(["mmdebstrap", "--quiet", "--variant=minbase", include, *options, SUITE, str(archive)])
         podman("import", "-q", str(archive), name)
     finally:
         archive.unlink(missing_ok=True)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\n", "\\n")
 
 
 def remove_images() -> None:

@@ -119,7 +119,8 @@ def _compare_copies(disks: dict[str, Place], bucket: Place, found: Comparison) -
         for key, copy in place.items():
             where = f"{node}: {'/'.join(key)}"
             found.check(copy.contents["vm"]["node"] == node, f"{where} is of node {copy.contents['vm']['node']}")
-            found.check(key in bucket, f"{where} is not in the bucket")
+            uploaded = "offsite.json" in copy.sizes
+            found.check((key in bucket) == uploaded, f"{where} is {'not ' * uploaded}in the bucket")
             if key in bucket:
                 found.check(bucket[key].manifest == copy.manifest, f"{where} has another manifest than the bucket")
                 _check_files(copy, where, found, local="offsite.json" in copy.sizes)
