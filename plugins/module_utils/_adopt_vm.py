@@ -9,21 +9,19 @@ the next run goes on: the image gets a second name, the manifest makes it a back
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._adopt import ADOPTED, PackRow, choose_id, refusal
 from ansible_collections.vmforge.backup.plugins.module_utils._adopt_files import (
     Image,
-    lies_in,
     place_file,
-    read_file,
     read_object,
     remove_file,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._adopt_look import Found, Look
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     FormatError,
     S3Error,
@@ -47,8 +45,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._manifest import (
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, format_time, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteBackup, OffsiteVm, finish_offsite
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
-from ansible_collections.vmforge.backup.plugins.module_utils._qcow2_header import ImageHeader, read_header
-from ansible_collections.vmforge.backup.plugins.module_utils._qemu import check_image
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import ObjectInfo
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import Interrupted
 from ansible_collections.vmforge.backup.plugins.module_utils._target import BackupTarget
@@ -73,26 +69,6 @@ class Surroundings:
     targets: Sequence[str] = ("vda",)
 
 
-@dataclass
-class _Found:
-    """What there is of a row.
-
-    Attributes:
-        done: The backup that it became in an earlier run.
-        image: What was proved, of the file rather than of the object.
-        file: The image on this node, where it is good.
-        info: The image in the bucket, where it is good.
-        notes: What is wrong with what is not good.
-    """
-
-    done: Manifest | None = None
-    image: Image | None = None
-    header: ImageHeader | None = None
-    file: Path | None = None
-    info: ObjectInfo | None = None
-    notes: list[str] = field(default_factory=list)
-
-
 class VmAdoption:
     """Adopts rows of one VM.
 
@@ -102,6 +78,7 @@ class VmAdoption:
 
     def __init__(self, vm: VmRef, directory: VmDirectory, offsite: OffsiteVm | None, around: Surroundings) -> None:
         self._vm, self._directory, self._offsite, self._around = vm, directory, offsite, around
+        self._look = Look(vm.node, directory, offsite, around.source_dirs)
         self.warnings: list[str] = []
 
     def clear(self) -> None:
@@ -118,14 +95,7 @@ class VmAdoption:
 
     def may_have(self, row: PackRow) -> bool:
         """Whether there may be anything of a row here or in the bucket."""
-        if row.path is not None and os.path.lexists(row.path):
-            return True
-        try:
-            if row.s3_key is None or self._offsite is None:
-                return False
-            return self._offsite.store.head(row.s3_key) is not None
-        except VMForgeError:
-            return True
+        return self._look.may_have(row)
 
     def adopt(self, row: PackRow, *, check_mode: bool) -> dict[str, Any]:
         """Adopt one row, or say why not.
@@ -153,7 +123,7 @@ class VmAdoption:
             if reason is not None:
                 result["notes"].append(reason)
                 return result
-            found = self._look(row)
+            found = self._look.at(row)
             result["notes"] += found.notes
             self._settle(row, found, result, check_mode=check_mode)
         except (VMForgeError, OSError) as error:
@@ -161,7 +131,7 @@ class VmAdoption:
             result["notes"].append(as_failure(error).message)
         return result
 
-    def _settle(self, row: PackRow, found: _Found, result: dict[str, Any], *, check_mode: bool) -> None:
+    def _settle(self, row: PackRow, found: Found, result: dict[str, Any], *, check_mode: bool) -> None:
         if found.image is None and found.done is None:
             result["result"] = "refused" if found.notes else "missing"
             return
@@ -196,78 +166,7 @@ class VmAdoption:
         elsewhere = self._offsite.ids() if self._offsite is not None else None
         return self._directory.known_ids() | set(elsewhere or ())
 
-    def _look(self, row: PackRow) -> _Found:
-        """Read and prove everything that the row names."""
-        found = _Found(done=self._find_done(row))
-        self._look_here(row, found)
-        self._look_in_bucket(row, found)
-        return found
-
-    def _find_done(self, row: PackRow) -> Manifest | None:
-        for backup_id in self._directory.ids():
-            path = self._directory.entry(backup_id) / MANIFEST
-            try:
-                manifest = decode_manifest(path.read_bytes(), where=str(path))
-            except (FileNotFoundError, FormatError):
-                continue
-            ours = manifest.full_reason == ADOPTED and manifest.vm.node == self._vm.node
-            if ours and manifest.disks[0].source in row.sources and manifest.files[0].sha256 == row.sha256:
-                return manifest
-        return None
-
-    def _look_here(self, row: PackRow, found: _Found) -> None:
-        if row.path is None:
-            return
-        path = Path(row.path)
-        if not path.is_symlink() and not path.exists():
-            return
-        if not lies_in(path, self._around.source_dirs):
-            found.notes.append(f"{path} lies outside {', '.join(self._around.source_dirs)}")
-            return
-        image = read_file(path)
-        if image is None or not self._is_good(row, image, str(path), found):
-            return
-        reason = None if found.done else check_image(row.path)
-        if reason is not None:
-            found.notes.append(f"{path} is damaged: {reason}")
-            return
-        found.file, found.image = path, image
-
-    def _look_in_bucket(self, row: PackRow, found: _Found) -> None:
-        if row.s3_key is None:
-            return
-        if self._offsite is None:
-            if found.done is None and (found.file is not None or row.path is None):
-                found.file = found.image = None
-                found.notes.append(f"'{row.s3_key}' lies in S3, and would be orphaned: give the S3 options too")
-            return
-        store = self._offsite.store
-        info = store.head(row.s3_key)
-        if info is None:
-            # Tell it only where there is something else: a row of which nothing is left is missing.
-            if found.file is not None:
-                found.notes.append(f"'{row.s3_key}' is not in {store.config.where}")
-            return
-        image = read_object(store, info)
-        if self._is_good(row, image, f"'{row.s3_key}'", found):
-            found.info, found.image = info, found.image or image
-
-    def _is_good(self, row: PackRow, image: Image, name: str, found: _Found) -> bool:
-        if image.sha256 != row.sha256:
-            found.notes.append(f"{name} has the SHA-256 {image.sha256}, not {row.sha256} as its row says")
-            return False
-        try:
-            header = read_header(image.head)
-        except FormatError as error:
-            found.notes.append(f"{name} cannot be taken: {error.message}")
-            return False
-        if header.obstacle is not None:
-            found.notes.append(f"{name} cannot be taken: {header.obstacle}")
-            return False
-        found.header = header
-        return True
-
-    def _make(self, row: PackRow, found: _Found) -> Manifest:
+    def _make(self, row: PackRow, found: Found) -> Manifest:
         """Make the backup: of the file if it is here, of the object otherwise."""
         backup_id = choose_id(row.instant, self._known(), now=utc_now())
         partial = self._directory.entry(backup_id, PARTIAL)
@@ -289,7 +188,7 @@ class VmAdoption:
             raise as_failure(error) from error
         return manifest
 
-    def _fill(self, row: PackRow, found: _Found, backup_id: str, place: OffsiteBackup | None) -> Manifest:
+    def _fill(self, row: PackRow, found: Found, backup_id: str, place: OffsiteBackup | None) -> Manifest:
         partial, image, header = self._directory.entry(backup_id, PARTIAL), found.image, found.header
         if image is None or header is None:
             raise FormatError(f"Row {row.row} has no image.")
@@ -348,7 +247,7 @@ class VmAdoption:
         (partial / PROGRESS).unlink()
         self._directory.commit(backup_id)
 
-    def _complete(self, manifest: Manifest, found: _Found, notes: list[str]) -> None:
+    def _complete(self, manifest: Manifest, found: Found, notes: list[str]) -> None:
         """What follows the commit: the old file, the copy in S3, the old object."""
         path = self._directory.entry(manifest.id)
         if found.file is not None and (path / manifest.disks[0].file).is_file():
@@ -363,7 +262,7 @@ class VmAdoption:
         except S3Error as error:
             notes.append(f"It is adopted, but the old object stays: {error.message}")
 
-    def _copy_all(self, manifest: Manifest, path: Path, place: OffsiteBackup, found: _Found) -> None:
+    def _copy_all(self, manifest: Manifest, path: Path, place: OffsiteBackup, found: Found) -> None:
         if found.info is None or found.image is None:
             return
         disk = manifest.disks[0].file
