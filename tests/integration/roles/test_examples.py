@@ -25,6 +25,11 @@ DOCUMENTED = [
     "filter/assign_vms",
     "filter/backup_report",
     "filter/backup_listing",
+    "filter/backup_metrics",
+    "filter/env_variables",
+    "filter/env_values",
+    "modules/vmforge_env",
+    "modules/vmforge_env_info",
 ]
 
 
@@ -68,6 +73,7 @@ def test_examples_run(
         ("web2", hypervisor.db.name),
         ("7f1fd2a1-5ab2-4c7c-93a8-5a6a1f2cf0ed", hypervisor.db.uuid),
         ("s3.example.com:9000", bucket.endpoint),
+        ("/var/www/vmforge/.env", str(storage.place / ".env")),
         ("vm-backups", bucket.bucket),
     ):
         assert sample in text

@@ -47,9 +47,16 @@ def test_playbooks_are_found_by_name(core: Ansible, installed: dict[str, str], t
 
 def test_every_plugin_and_role_has_documentation(core: Ansible, installed: dict[str, str]) -> None:
     for kind, names in {
-        "module": ("vmforge_backup", "vmforge_backup_info", "vmforge_vm_info", "vmforge_table"),
-        "filter": ("assign_vms", "backup_report", "backup_listing"),
-        "role": ("backup", "list", "node"),
+        "module": (
+            "vmforge_backup",
+            "vmforge_backup_info",
+            "vmforge_env",
+            "vmforge_env_info",
+            "vmforge_vm_info",
+            "vmforge_table",
+        ),
+        "filter": ("assign_vms", "backup_listing", "backup_metrics", "backup_report", "env_values", "env_variables"),
+        "role": ("backup", "env", "list", "metrics", "node", "schedule"),
     }.items():
         done = core.run(
             "ansible-doc", "-t", kind, "--json", *(f"vmforge.backup.{name}" for name in names), env=installed
