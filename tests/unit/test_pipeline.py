@@ -165,3 +165,15 @@ def test_the_rate_is_kept_over_all_threads() -> None:
     RateLimit(None).wait(1 << 60, stop)
     stop.fail(SourceError("enough"))
     limit.wait(1 << 40, stop)
+
+
+@pytest.mark.parametrize("tail", [0, 512, CLUSTER - 512])
+def test_what_reads_zero_is_not_stored(tail: int) -> None:
+    """A cluster counts as soon as one byte of it, wherever, is not zero."""
+    clusters = [bytes(CLUSTER) for _number in range(5)]
+    clusters[1] = b"\1" + clusters[1][1:]
+    clusters[3] = clusters[3][:-1] + b"\1"
+    memory = Memory(b"".join(clusters) + bytes(tail))
+    streamed = memory.stream().run()
+    assert streamed.data_bytes == 2 * CLUSTER
+    assert sorted(Parser(bytes(memory.image)).parse().clusters) == [1, 3]
