@@ -14,7 +14,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._deps import need
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, S3Error
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory
-from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid, utc_now
+from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_bucket import BucketPrune, Reaper
@@ -41,7 +41,7 @@ def prune_backups(request: Request) -> Outcome:
     options = PruneOptions.from_params(request.params)
     fleet = gather(options.listings, options.bucket, missing=options.missing, ignored=options.ignored)
     wanted, not_found = _wanted(fleet, options.vms)
-    now = utc_now()
+    now = options.at
     if options.scope != "s3":
         BackupDirectory(options.backup_dir).check()
     with _store(options) as store:

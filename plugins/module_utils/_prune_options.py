@@ -8,9 +8,16 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
+from ansible_collections.vmforge.backup.plugins.module_utils._model import (
+    MAX_CLOCK_AHEAD,
+    format_time,
+    parse_time,
+    utc_now,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._options import (
     DEFAULT_BACKUP_DIR,
     checked_id,
@@ -41,6 +48,7 @@ PRUNE_ARGUMENTS: dict[str, dict[str, Any]] = {
         "default": [],
         "options": {name: {"type": "str", "required": True} for name in ("uuid", "id", "bucket", "prefix")},
     },
+    "at": {"type": "str"},
     "confirm": {"type": "bool", "default": False},
     "reap": {"type": "bool", "default": True},
     "uri": {"type": "str", "default": "qemu:///system"},
@@ -62,6 +70,7 @@ class PruneOptions:
         ids: Just these are deleted, whatever a policy says; empty means what no policy keeps.
         bucket: What the bucket has; None where it was not listed.
         gone: (UUID, id, bucket, prefix) of copies that are deleted already.
+        at: The moment for which is decided; the same for all nodes, or they would decide differently.
         s3: Where copies lie; None without.
     """
 
@@ -76,6 +85,7 @@ class PruneOptions:
     problems: Mapping[str, Any]
     known: frozenset[str]
     gone: frozenset[tuple[str, str, str, str]]
+    at: datetime
     confirm: bool
     reap: bool
     uri: str
@@ -86,8 +96,11 @@ class PruneOptions:
     lock_timeout: int
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any]) -> PruneOptions:
+    def from_params(cls, params: Mapping[str, Any], *, now: datetime | None = None) -> PruneOptions:
         """Build from the module's options.
+
+        Args:
+            now: What this host's clock says.
 
         Raises:
             InputError: An option is malformed, or options do not fit together; names them.
@@ -117,6 +130,7 @@ class PruneOptions:
             problems=params["policy_problems"],
             known=frozenset(params["known_vms"]),
             gone=frozenset(_gone(item) for item in params["gone"]),
+            at=_moment(params["at"], now=now or utc_now()),
             confirm=params["confirm"],
             reap=params["reap"] and scope != "local",
             uri=params["uri"],
@@ -126,6 +140,23 @@ class PruneOptions:
             s3=S3Config.from_params(params) if params["offsite"] == "s3" else None,
             lock_timeout=params["lock_timeout"],
         )
+
+
+def _moment(text: str | None, *, now: datetime) -> datetime:
+    """The moment that was given. One of the past lets more be kept; one of the future would let too much go."""
+    if not text:
+        return now
+    try:
+        moment = parse_time(text)
+    except ValueError as error:
+        raise InputError(f"at is {text!r}, which is no time such as 2026-11-22T15:12:00Z: {error}.") from error
+    if moment > now + MAX_CLOCK_AHEAD:
+        raise InputError(
+            f"Pruning is to be decided for {format_time(moment)}, but this host's clock says {format_time(now)}: the "
+            "clocks of the hosts are apart. Set them, with NTP for instance. Nothing was deleted.",
+            code="clock",
+        )
+    return moment
 
 
 def _gone(item: Mapping[str, Any]) -> tuple[str, str, str, str]:

@@ -117,6 +117,13 @@ options:
         description: What its keys began with.
         type: str
         required: true
+  at:
+    description:
+      - The moment for which is decided, an RFC 3339 time. Give all nodes the same one, because nodes whose clocks are
+        apart would decide differently.
+      - One that is more than five minutes ahead of the host's own clock is refused.
+      - The host's own time, unless set.
+    type: str
   confirm:
     description:
       - Also delete where the policy has changed since the last run, or there was none, and more backups would be
