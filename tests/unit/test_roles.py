@@ -14,13 +14,23 @@ from jinja2.nativetypes import NativeEnvironment
 
 from ansible_collections.vmforge.backup.plugins.module_utils._listing import INFO_ARGUMENTS
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BACKUP_ARGUMENTS
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RESTORE_ARGUMENTS
+from ansible_collections.vmforge.backup.plugins.module_utils._verify_options import VERIFY_ARGUMENTS
 from ansible_collections.vmforge.backup.plugins.module_utils._vm_info import VM_INFO_ARGUMENTS
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 NAMES = sorted(path.name for path in ROLES.iterdir() if path.is_dir())
+# Words in the names of options that only matter to whoever writes to S3.
+WRITING = ("lock", "sse", "encryption", "storage")
 # Role, the module's options, and those that the role has no variable for.
 PASSED = [
     ("backup", {**VM_INFO_ARGUMENTS, **BACKUP_ARGUMENTS}, {"state", "id"}),
+    ("verify", VERIFY_ARGUMENTS, set()),
+    (
+        "restore",
+        RESTORE_ARGUMENTS,
+        {name for name in RESTORE_ARGUMENTS if name.startswith("s3_") and any(word in name for word in WRITING)},
+    ),
     (
         "list",
         INFO_ARGUMENTS,
@@ -67,7 +77,7 @@ def test_every_default_is_the_documented_one(role: str) -> None:
 def test_every_variable_can_be_set_for_all_roles_at_once(role: str) -> None:
     for name, text in load(role, "defaults/main.yml").items():
         short = name[len(role) + 1 :]
-        shared = {"vm": "vm |", "id": "id |"}.get(short, "vmforge_backup_")
+        shared = {"vm": "vm |", "id": "id |", "before": "before |", "to": "to |"}.get(short, "vmforge_backup_")
         assert text.startswith("{{ " + shared), name
 
 

@@ -1,0 +1,94 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``playbooks/verify.yml`` and ``playbooks/restore.yml``: proved, damaged, mended, and made a machine of."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bed.s3 import S3Server
+from tests.integration.roles.conftest import Hypervisor, Play, Storage, nodes
+
+
+@pytest.fixture
+def offsite(bucket: S3Server, storage: Storage) -> dict[str, Any]:
+    """The variables of a bucket."""
+    return {
+        "vmforge_backup_s3_endpoint": bucket.endpoint,
+        "vmforge_backup_s3_bucket": bucket.bucket,
+        "vmforge_backup_s3_access_key": bucket.access_key,
+        "vmforge_backup_s3_secret_key": bucket.secret_key,
+        "vmforge_backup_s3_prefix": f"restore/{storage.place.name}",
+    }
+
+
+def test_a_damage_is_found_named_mended_and_remembered(
+    play: Play, hypervisor: Hypervisor, storage: Storage, offsite: dict[str, Any]
+) -> None:
+    db = hypervisor.db
+    made = play("backup.yml", vm=db.name, inventory=nodes("good"), vmforge_backup_offsite="s3", **offsite)
+    assert made.code == 0, made.text
+    run = play("verify.yml", inventory=nodes("good"), **offsite)
+    assert run.code == 0, run.text
+    [row] = run.stats["vmforge_verify_report"]["rows"]
+    assert (row["vm_name"], row["node_name"], row["result"]) == (db.name, "good", "good")
+    assert row["copies"] == ["local", "s3"]
+    [manifest] = storage.backups.glob("*/*/manifest.json")
+    image = manifest.with_name("vda.qcow2")
+    good = image.read_bytes()
+    image.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
+    planned = play("verify.yml", "--check", inventory=nodes("good"), **offsite)
+    assert (planned.code, planned.stats["vmforge_verify_report"]["rows"][0]["result"]) == (0, "planned")
+    run = play("verify.yml", inventory=nodes("good"), vm=[db.name, "nobody"], **offsite)
+    assert run.code == 2
+    assert "vda.qcow2, part 1 at offset 0" in run.text
+    assert "no node has a backup of it" in run.text
+    assert run.stats["vmforge_verify_report"]["rows"][0]["result"] == "repaired"
+    assert image.read_bytes() == good
+    record = json.loads(manifest.with_name("verified.json").read_bytes())
+    assert {(result["copy"], result["ok"]) for result in record["results"]} == {("local", True), ("s3", True)}
+
+
+def test_a_machine_from_the_bucket_alone(
+    play_newest: Play, hypervisor: Hypervisor, storage: Storage, offsite: dict[str, Any]
+) -> None:
+    db, name = hypervisor.db, f"{hypervisor.db.name}-copy"
+    options = {"vm": db.name, "to": name, "vmforge_backup_restore_storage": str(storage.place)}
+    options["vmforge_backup_restore_state_dir"] = str(storage.place / "state")
+    made = play_newest(
+        "backup.yml",
+        vm=db.name,
+        inventory=nodes("good"),
+        vmforge_backup_offsite="s3",
+        vmforge_backup_delete_local_after_upload=True,
+        **offsite,
+    )
+    assert made.code == 0, made.text
+    lost = {**offsite, "vmforge_backup_dir": str(storage.place / "lost")}
+    try:
+        planned = play_newest("restore.yml", "--check", "--diff", inventory=nodes("a", "b"), **options, **lost)
+        assert planned.code == 0, planned.text
+        assert f"<name>{name}</name>" in planned.text
+        assert not list(storage.place.glob("*.qcow2"))
+        run = play_newest("restore.yml", inventory=nodes("a", "b"), **options, **lost)
+        assert run.code == 0, run.text
+        report = run.stats["vmforge_restore_report"]
+        assert (report["vm"], report["result"], report["mode"]) == (name, "restored", "new")
+        assert report["sources"] == {"vda": "s3"}
+        assert Path(report["disks"][0]["path"]).exists()
+        assert name in db.virsh("list", "--all", "--name")
+        again = play_newest("restore.yml", inventory=nodes("a", "b"), **options, **lost)
+        assert again.stats["vmforge_restore_report"]["result"] == "present"
+        assert "changed=0" in again.text
+    finally:
+        with contextlib.suppress(RuntimeError):
+            db.virsh("undefine", name)
+    nothing = play_newest("restore.yml")
+    assert nothing.code == 2
+    assert "Say which virtual machine to restore" in nothing.text
