@@ -10,7 +10,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from ansible_collections.vmforge.backup.plugins.module_utils._backup_set import Backup
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, VMForgeError, internal_errors
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    InputError,
+    S3Error,
+    VMForgeError,
+    internal_errors,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, parse_id, parse_time
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteBackup, OffsiteVm
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_options import PruneOptions
@@ -18,6 +23,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._prune_plan import 
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_record import PolicyRecord
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_result import PruneResult, as_failure
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import DENIED
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import Unfinished
 from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import HOLD
 
@@ -104,8 +110,13 @@ class BucketPrune:
         self.gone.append({"uuid": self._offsite.uuid, "id": backup_id, "bucket": config.bucket, "prefix": place.prefix})
 
     def _refuse_held(self, backup: Backup, place: OffsiteBackup) -> None:
-        """A hold that came after the listing."""
-        hold = place.read_json(HOLD)
+        """A hold that came after the listing. Keys that may only delete cannot see it."""
+        try:
+            hold = place.read_json(HOLD)
+        except S3Error as error:
+            if error.code != DENIED:
+                raise
+            return
         if hold is None:
             return
         until = hold.get("until")

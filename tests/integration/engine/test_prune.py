@@ -402,6 +402,18 @@ class TestKeysThatOnlyTheMasterHas:
         assert sorted({entry["id"] for entry in master.bucket()}, reverse=True) == ids[:6]
         assert not any(outcome.changed for outcome in self.everywhere(master, node))
 
+    def test_with_keys_that_may_delete_and_not_read(self, tmp_path: Path, server: S3Server) -> None:
+        master, node = self.shelves(tmp_path, server)
+        assert server.delete_only is not None
+        ids = node.days(9)
+        node.upload(*ids, **master.s3)
+        bucket = master.bucket()
+        master.s3.update(server.params(server.delete_only, s3_prefix=master.s3["s3_prefix"]))
+        listings = [{"node": node.node, "backups": node.listing()}]
+        first = master.prune(scope="s3", listings=listings, bucket=bucket)
+        assert first.failure is None
+        assert {item["id"] for item in first.values["gone"]} == set(ids[7:])
+
     def test_a_node_keeps_what_the_master_could_not_delete(self, tmp_path: Path, server: S3Server) -> None:
         master, node = self.shelves(tmp_path, server)
         ids = node.days(9)

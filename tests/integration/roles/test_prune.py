@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``playbooks/prune.yml``, ``delete.yml`` and ``hold.yml``: nodes that each delete their own, one that is away, and the bucket."""
+"""``playbooks/prune.yml``, ``delete.yml`` and ``hold.yml``: each node its own, one that is away, and the bucket."""
 
 from __future__ import annotations
 
