@@ -75,6 +75,7 @@ def sync_catalog(request: Request) -> Outcome:
             "changes": [_told(change) for change in plan.changes],
         },
         diff=_diff(plan, listing.node) if request.diff_mode else None,
+        unechoed=("backups", "bucket_backups"),
     )
 
 

@@ -47,6 +47,7 @@ class Outcome:
         diff: Ansible's diff structure, where one was asked for.
         warnings: Sentences for the operator.
         failure: Set when part of the work failed: the module fails with it and still returns ``values``.
+        unechoed: Options that Ansible shall not give back among ``invocation``: listings take seconds to carry.
     """
 
     changed: bool
@@ -54,6 +55,7 @@ class Outcome:
     diff: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     failure: str | None = None
+    unechoed: tuple[str, ...] = ()
 
 
 UseCase = Callable[[Request], Outcome]
@@ -82,6 +84,9 @@ def run_module(argument_spec: Mapping[str, Any], use_case: UseCase, **rules: Any
     result = dict(outcome.values, changed=outcome.changed)
     if outcome.diff is not None and request.diff_mode:
         result["diff"] = outcome.diff
+    if outcome.unechoed:
+        shown = {name: value for name, value in module.params.items() if name not in outcome.unechoed}
+        result["invocation"] = {"module_args": shown}
     if outcome.failure is not None:
         module.fail_json(msg=outcome.failure, **result)
     module.exit_json(**result)

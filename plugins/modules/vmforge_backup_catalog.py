@@ -29,6 +29,7 @@ options:
     description:
       - What M(vmforge.backup.vmforge_backup_info) returned as RV(vmforge.backup.vmforge_backup_info#module:backups)
         on that node. Never pass an empty list for a node that gave no answer.
+      - P(vmforge.backup.catalog_entries#filter) makes a long one light.
     type: list
     elements: dict
     required: true
@@ -66,7 +67,7 @@ EXAMPLES = r"""
 - name: Record them in the panel's database
   vmforge.backup.vmforge_backup_catalog:
     node: node1
-    backups: "{{ listing.backups }}"
+    backups: "{{ listing.backups | vmforge.backup.catalog_entries }}"
     db_host: db.example.com
     db_user: vmforge_backup
     db_password: "{{ db_password }}"

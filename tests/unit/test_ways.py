@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from ansible_collections.vmforge.backup.plugins.filter.catalog_entries import catalog_entries
+from ansible_collections.vmforge.backup.plugins.module_utils._catalog_listing import Listing
+from ansible_collections.vmforge.backup.plugins.module_utils._entry import failed_entry, unfinished_entry
 from ansible_collections.vmforge.backup.plugins.plugin_utils._recorded import unrecorded
 from ansible_collections.vmforge.backup.plugins.plugin_utils._report import report
 from ansible_collections.vmforge.backup.plugins.plugin_utils._ways import ways
@@ -118,3 +122,19 @@ def test_nodes_with_the_same_reason_are_one_sentence() -> None:
     assert found == [
         "Not recorded in the panel's database: n1 (web 20261122T151200Z); n2. The next run records it. The reason: away"
     ]
+
+
+UUID = "aaaaaaaa-0000-4000-8000-000000000001"
+
+
+def test_a_light_listing_has_all_that_the_catalogue_needs() -> None:
+    entries = [
+        failed_entry(UUID, "20261122T151200Z", {"node": "n1", "message": "No space."}),
+        unfinished_entry(UUID, "20261122T151300Z", "deleting", {"node": "n1"}, path="/b/x.deleting"),
+    ]
+    light = [json.loads(text) for text in catalog_entries(entries)]
+    listing = Listing("n1", tuple(light), None, None, "/b")
+    assert len(list(listing.complete())) == len(list(listing.unfinished())) == 1
+    assert all(item.items() <= entry.items() for item, entry in zip(light, entries))
+    assert catalog_entries(entries, ["other"]) == []
+    assert catalog_entries([{"vm": {"uuid": UUID}}], [UUID]) == [json.dumps({"vm": {"uuid": UUID}})]

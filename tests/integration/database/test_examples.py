@@ -21,6 +21,7 @@ DOCUMENTED = [
     "modules/vmforge_backup_policy",
     "filter/backup_ways",
     "filter/catalog_unrecorded",
+    "filter/catalog_entries",
 ]
 UUID = "7f1fd2a1-5ab2-4c7c-93a8-5a6a1f2cf0ed"
 PASSWORD = "a-p4ssword-of-examples"
