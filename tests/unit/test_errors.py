@@ -38,7 +38,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._signals import Int
 def test_what_becomes_of_an_error(error: BaseException, kind: type[VMForgeError], code: str, words: str) -> None:
     with pytest.raises(VMForgeError, match=words) as caught, as_failures():
         raise error
-    assert type(caught.value) is kind
+    assert caught.value.__class__ == kind
     assert caught.value.code == code
 
 

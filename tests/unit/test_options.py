@@ -48,7 +48,7 @@ def test_defaults() -> None:
     ],
 )
 def test_ranges(name: str, low: int, high: int) -> None:
-    for value in {max(low, 1), high}:
+    for value in (max(low, 1), high):
         assert getattr(options(**{name: value}), name) == value
     for value in (-1, high + 1):
         with pytest.raises(InputError, match=f"{name} is {value}; it must be from {low} to {high}"):
@@ -93,7 +93,7 @@ def test_the_local_copy_is_not_dropped_without_another() -> None:
     found = options(delete_local_after_upload=True, **S3)
     assert found.delete_local
     assert found.s3 is not None and found.s3.bucket == "backups"
-    assert options(**dict(S3, offsite="none")).s3 is None
+    assert options(**{**S3, "offsite": "none"}).s3 is None
 
 
 @pytest.mark.parametrize(("text", "age"), [("20h", timedelta(hours=20)), ("0s", timedelta(0)), ("", None)])
