@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from datetime import datetime
@@ -16,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.vmforge.backup.plugins.module_utils import _adopt_files, _adopt_vm, _s3_copy
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
+from ansible_collections.vmforge.backup.plugins.module_utils import _adopt_files, _adopt_rows, _adopt_vm, _s3_copy
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import DatabaseError, InputError
 from ansible_collections.vmforge.backup.plugins.module_utils._local import VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import decode_manifest
 from tests.integration.adopt.conftest import MIB, NODE, Pack, sha256
@@ -396,3 +397,53 @@ def test_rows_of_others_are_not_the_packs(pack: Pack) -> None:
     number = pack.row("2025-07-01 12:00:00", path=path, meta=None)
     assert [row["row"] for row in pack.rows(vm=[pack.uuid])] == [number]
     assert pack.rows(vm=["another"]) == []
+
+
+def test_a_database_that_dies_in_the_middle_is_told_by_the_next_run(
+    pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2):
+        pack.row(f"2025-07-0{number} 12:00:00", path=pack.image(f"{number}.qcow2"))
+    outcome = pack.adopt()
+    before = pack.table()
+    real = _adopt_rows._write
+
+    def deadly(*args: Any) -> None:
+        real(*args)
+        pack.database.stop(signal.SIGKILL)
+
+    monkeypatch.setattr(_adopt_rows, "_write", deadly)
+    try:
+        with pytest.raises(DatabaseError) as caught:
+            pack.record(outcome)
+    finally:
+        monkeypatch.undo()
+        pack.database.start()
+    assert pack.database.admin_password not in caught.value.message
+    # Neither of them, not one of two.
+    assert pack.table() == before
+    again = pack.adopt()
+    assert results(again) == ["present", "present"]
+    assert len(pack.record(again).values["changes"]) == 2
+    assert pack.rows() == []
+    assert pack.sync().values["inserted"] == 0
+
+
+def test_a_vm_that_the_panel_deleted_and_two_of_one_name(pack: Pack) -> None:
+    other = "00000000-0000-4000-8000-000000000007"
+    pack.database.sql(f"INSERT INTO vm_instances (uuid, name) VALUES ('{pack.uuid}', 'web1'), ('{other}', 'web1')")
+    mine, theirs = pack.image("mine.qcow2"), pack.image("theirs.qcow2")
+    deleted, digest = pack.image("deleted.qcow2"), sha256(mine)
+    pack.row("2025-07-01 12:00:00", path=mine)
+    pack.row("2025-07-01 12:00:00", path=theirs, vm_uuid=other)
+    gone = pack.row("2025-07-01 12:00:00", path=deleted, vm_uuid="00000000-0000-4000-8000-000000000008")
+    # A name means both; nothing of one gets into the directory of the other.
+    assert len(pack.rows(vm=["web1"])) == 2
+    assert [row["vm_name"] for row in pack.rows() if row["row"] == gone] == ["00000000-0000-4000-8000-000000000008"]
+    outcome = pack.adopt()
+    assert results(outcome) == ["adopted"] * 3
+    assert sha256(pack.directory / "20250701T100000Z" / "vda.qcow2") == digest
+    assert len({row["path"] for row in outcome.values["rows"]}) == 3
+    pack.record(outcome)
+    synced = pack.sync().values
+    assert (synced["inserted"], synced["deleted"]) == (0, 0)
