@@ -1,0 +1,303 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What pruning makes of listings: one backup from many places, good or not; who is missing; and the report."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
+from ansible_collections.vmforge.backup.plugins.module_utils._policy import Policy
+from ansible_collections.vmforge.backup.plugins.module_utils._prune_plan import Case, Fleet, decide_named, gather
+from ansible_collections.vmforge.backup.plugins.plugin_utils._prune_report import prune_report
+from ansible_collections.vmforge.backup.plugins.plugin_utils._prune_request import prune_request, prune_share
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
+A, B = (f"{digit * 8}-{digit * 4}-{digit * 4}-{digit * 4}-{digit * 12}" for digit in "ab")
+WEEK = Policy(keep_weekly=0, keep_monthly=0)
+
+
+def entry(day: int = 1, **more: Any) -> dict[str, Any]:
+    """What ``vmforge_backup_info`` tells of a backup so many days old."""
+    moment = NOW - timedelta(days=day)
+    node, uuid, name = more.pop("node", "n1"), more.pop("uuid", A), more.pop("name", "web1")
+    return {
+        "vm": {"uuid": uuid, "name": name, "node": node},
+        "id": f"{moment:%Y%m%dT%H%M%SZ}",
+        "status": "ready",
+        "instant": moment.isoformat(),
+        "size_bytes": 10,
+        "parent": None,
+        "copies": ["local"],
+        "hold": None,
+        "verified": None,
+        "checksum_sha256": "1" * 64,
+        "s3_key": None,
+        "error": None,
+        **more,
+    }
+
+
+def listing(node: str, *entries: dict[str, Any]) -> dict[str, Any]:
+    return {"node": node, "backups": list(entries)}
+
+
+def fleet(*listings: dict[str, Any], bucket: Any = None, missing: Any = (), ignored: Any = ()) -> Fleet:
+    return gather(listings, bucket, missing=missing, ignored=ignored)
+
+
+def decide(*listings: dict[str, Any], known: bool = True, policy: Any = WEEK, **more: Any) -> Case:
+    found = fleet(*listings, **more)
+    return found.decide(found.vms[A], policy, known=known, now=NOW)
+
+
+def flaw(one: dict[str, Any], **more: Any) -> str | None:
+    """Why retention calls a backup bad."""
+    [backup] = fleet(listing("n1", one), **more).vms[A].backups(now=NOW)
+    return backup.flaw
+
+
+def verified(*results: tuple[str, bool, str], checksum: str = "1" * 64) -> dict[str, Any]:
+    return {
+        "manifest_sha256": checksum,
+        "results": [
+            {"copy": copy, "level": "full", "ok": ok, "at": at, "detail": "part 3"} for copy, ok, at in results
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("more", "bad"),
+    [
+        ({}, False),
+        ({"copies": []}, True),
+        ({"copies": [], "error": "It has vanished."}, True),
+        ({"verified": verified(("local", True, "2026-11-01"))}, False),
+        ({"verified": verified(("local", False, "2026-11-01"))}, True),
+        # The newest word counts.
+        (
+            {"verified": verified(("local", False, "2026-11-01"), ("local", True, "2026-11-02"))},
+            False,
+        ),
+        (
+            {"verified": verified(("local", True, "2026-11-01"), ("local", False, "2026-11-02"))},
+            True,
+        ),
+        # A good copy is enough, also one that nobody looked at.
+        ({"copies": ["local", "s3"], "verified": verified(("local", False, "2026-11-01"))}, False),
+        # Of a manifest that was another one.
+        ({"verified": verified(("local", False, "2026-11-01"), checksum="2" * 64)}, False),
+        ({"instant": "yesterday"}, True),
+        ({"instant": "0001-01-01T00:00:00+14:00"}, True),
+        ({"instant": None}, True),
+    ],
+)
+def test_what_is_good(more: dict[str, Any], bad: bool) -> None:
+    assert (flaw(entry(**more)) is not None) == bad
+
+
+def test_what_the_bucket_has_is_known_from_the_bucket() -> None:
+    uploaded = entry(copies=["s3"])
+    assert flaw(uploaded) is None
+    assert flaw(uploaded, bucket=[uploaded]) is None
+    assert flaw(uploaded, bucket=[]) is not None
+
+
+def test_one_backup_in_many_places_is_one() -> None:
+    found = decide(listing("n1", entry()), listing("n2", entry()), bucket=[entry(copies=["s3"])])
+    assert found.plan is not None
+    assert len(found.plan.decisions) == 1
+    other = decide(listing("n1", entry()), listing("n2", entry(node="n2")))
+    assert other.plan is not None
+    assert len(other.plan.decisions) == 2
+
+
+def test_copies_with_other_manifests_are_bad() -> None:
+    assert flaw(entry(), bucket=[entry(copies=["s3"], checksum_sha256="2" * 64)]) is not None
+
+
+@pytest.mark.parametrize(
+    ("hold", "held"),
+    [
+        (None, False),
+        ({"reason": "audit", "until": None}, True),
+        ({"reason": "audit", "until": "2026-11-22T12:00:01Z"}, True),
+        ({"reason": "audit", "until": "2026-11-22T12:00:00Z"}, False),
+        ({"until": "what"}, True),
+        ({"until": 5}, True),
+    ],
+)
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_holds_of_any_copy(hold: Any, held: bool, place: str) -> None:
+    local, remote = entry(), entry(copies=["s3"])
+    (local if place == "local" else remote)["hold"] = hold
+    [backup] = fleet(listing("n1", local), bucket=[remote]).vms[A].backups(now=NOW)
+    assert (backup.hold is not None) == held
+
+
+def test_what_stops_a_vm() -> None:
+    assert decide(listing("n1", entry())).plan is not None
+    assert decide(listing("n1", entry()), missing=["n2"]).code == "missing_node"
+    assert decide(listing("n1", entry()), missing=["n2"], ignored=["n2"]).plan is not None
+    assert decide(listing("n1", entry(), entry(2, node="n9"))).code == "missing_node"
+    assert decide(listing("n1", entry()), known=False).code == "unknown_vm"
+    assert decide(listing("n1", entry()), policy=InputError("no such policy")).message == "no such policy"
+    assert decide(listing("n1", entry()), policy=Policy(timezone="Europe/Brelin")).code == "policy"
+
+
+def test_named_backups_need_nobody_else() -> None:
+    full, child = entry(3), entry(2, parent={"id": entry(3)["id"]})
+    found = fleet(listing("n1", full, child), missing=["n2"]).vms[A]
+    assert decide_named(found, [full["id"]], now=NOW).code == "has_child"
+    both = decide_named(found, [full["id"], child["id"]], now=NOW)
+    assert both.plan is not None
+    assert [backup.id for backup in both.plan.deleted] == [child["id"], full["id"]]
+    held = fleet(listing("n1", entry(hold={"reason": "audit", "until": None}))).vms[A]
+    assert decide_named(held, [entry()["id"]], now=NOW).code == "held"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"vm": None},
+        {"vm": {"uuid": "../../etc", "name": "x", "node": "n1"}},
+        {"vm": {"uuid": A.upper(), "name": "x", "node": "n1"}},
+        {"id": "../x"},
+        {"id": None},
+        {"status": "perhaps"},
+        {"copies": None},
+    ],
+)
+def test_a_malformed_listing_decides_nothing(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        fleet(listing("n1", entry(), {**entry(2), **wrong}))
+
+
+def test_a_node_twice_decides_nothing() -> None:
+    with pytest.raises(InputError, match="twice"):
+        fleet(listing("n1", entry()), listing("n1"))
+
+
+@given(st.lists(st.integers(0, 40), unique=True, max_size=12), st.lists(st.integers(0, 40), unique=True, max_size=12))
+def test_nodes_make_the_same_plan_whatever_order_they_see(mine: list[int], theirs: list[int]) -> None:
+    one = listing("n1", *(entry(day) for day in mine))
+    two = listing("n2", *(entry(day, node="n2") for day in theirs))
+    if not mine and not theirs:
+        return
+    assert _rows(decide(one, two)) == _rows(decide(two, one))
+
+
+def _rows(case: Case) -> list[Any]:
+    plan = case.plan
+    return [] if plan is None else [(d.backup.id, d.backup.node, d.keep, d.reasons) for d in plan.decisions]
+
+
+DEAD = {"unreachable": True, "msg": "no route"}
+
+
+def answer(*entries: dict[str, Any]) -> dict[str, Any]:
+    return {"backups": list(entries), "changed": False}
+
+
+def test_the_request_names_who_is_missing_and_why() -> None:
+    found = prune_request({"h1": answer(entry()), "h2": DEAD, "h3": {}, "h4": {}}, names={"h1": "n1"}, ignored=["h4"])
+    assert found["hosts"] == {"h1": "n1"}
+    assert found["missing"] == ["h2", "h3"]
+    assert [problem["message"] for problem in found["problems"]] == [
+        "could not be listed: no route",
+        "could not be listed: it is not in this run; leave out --limit, or name it in ignore_nodes",
+    ]
+    assert found["vms"] == [{"uuid": A, "name": "web1"}]
+
+
+def test_a_bucket_that_failed_is_missing_and_one_that_was_not_asked_is_not() -> None:
+    for bucket, missing, entries in (
+        (None, [], None),
+        ({"skipped": True}, [], None),
+        ({"msg": "denied"}, ["S3"], []),
+        (answer(entry(copies=["s3"])), [], [A]),
+    ):
+        found = prune_request({"n1": answer(entry())}, bucket=bucket)
+        assert found["missing"] == missing
+        assert (found["bucket"] and [item["vm"]["uuid"] for item in found["bucket"]]) == entries
+
+
+def test_machines_are_found_by_any_name_of_theirs() -> None:
+    listed = {"n1": answer(entry(), entry(2, name="old"), entry(uuid=B))}
+    domains = {"n1": {"vms": [{"uuid": A, "name": "new"}]}}
+    for name in ("old", "new", A, A.upper()):
+        assert [vm["uuid"] for vm in prune_request(listed, domains, wanted=[name])["vms"]] == [A]
+    twice = prune_request(listed, domains, wanted=["web1"])
+    assert twice["vms"] == []
+    assert f"{A}, {B}" in twice["problems"][0]["message"]
+    assert prune_request(listed, wanted=["nobody"])["problems"][0]["message"] == "has no backup"
+
+
+def test_a_node_gets_what_it_has_something_of() -> None:
+    request = prune_request({"n1": answer(entry()), "n2": answer(entry(uuid=B, node="n2"), entry(3, node="n1"))})
+    assert prune_share(request, "n1")["vm"] == [A]
+    assert prune_share(request, "n2")["vm"] == [A, B]
+    assert prune_share(request, "n1", everything=True)["vm"] == [A, B]
+    assert [len(item["backups"]) for item in prune_share(request, "n1")["listings"]] == [1, 1]
+
+
+def told(result: str, *backups: tuple[str, str, str], code: str | None = None) -> dict[str, Any]:
+    rows = [
+        {
+            "id": backup_id,
+            "node": node,
+            "action": "delete",
+            "result": became,
+            "reasons": ["no rule keeps it"],
+            "message": None,
+            "size_bytes": 10,
+            "copies": ["local"],
+        }
+        for backup_id, node, became in backups
+    ]
+    vm = {"uuid": A, "name": "web1"}
+    more = {"code": code, "message": "why", "cleared": [], "rules": {}, "backups": rows}
+    return {"vms": [{"vm": vm, "result": result, **more}], "reaped": []}
+
+
+def test_fault_8_the_report_counts_what_really_went() -> None:
+    request = prune_request({"n1": answer(entry()), "n2": answer(entry(2, node="n2"))})
+    done = {
+        "n1": told("pruned", ("1", "n1", "deleted"), ("2", "n2", "elsewhere"), ("3", "n2", "elsewhere")),
+        "n2": told(
+            "failed", ("1", "n1", "elsewhere"), ("2", "n2", "deleted"), ("3", "n2", "failed"), code="not_deleted"
+        ),
+    }
+    found = prune_report(request, done)
+    [row] = found["vms"]
+    assert (row["deleted"], row["kept"], row["deleted_bytes"], row["result"]) == (2, 1, 20, "failed")
+    assert {item["id"]: item["result"] for item in found["backups"]} == {"1": "deleted", "2": "deleted", "3": "failed"}
+    assert [(problem["node"], problem["place"]) for problem in found["problems"]] == [("n2", "web1 on n2")]
+
+
+def test_a_missing_node_is_told_once_and_not_by_every_machine() -> None:
+    request = prune_request({"n1": answer(entry()), "dead": DEAD})
+    found = prune_report(request, {"n1": told("skipped", code="missing_node"), "dead": {}})
+    assert [problem["place"] for problem in found["problems"]] == ["dead"]
+    assert "dead could not be listed: no route" in found["notes"]
+
+
+def test_a_node_that_was_lost_on_the_way_is_a_problem() -> None:
+    request = prune_request({"n1": answer(entry())})
+    assert prune_report(request, {"n1": DEAD})["problems"][0]["message"] == "no route"
+    assert prune_report(request, {"n1": {"skipped": True}})["problems"] == []
+    assert prune_report(request, {}, policies={"msg": "the database is away"})["problems"][0]["place"] == "policies"
+
+
+def test_locked_is_told_and_is_no_problem() -> None:
+    done = {"n1": told("unchanged", ("1", "n1", "locked"))}
+    done["n1"]["vms"][0]["backups"][0]["message"] = "it is locked until 2027"
+    found = prune_report(prune_request({"n1": answer(entry())}), done)
+    assert found["problems"] == []
+    assert "web1 1: it is locked until 2027" in found["notes"]
