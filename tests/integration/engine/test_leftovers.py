@@ -17,7 +17,8 @@ import pytest
 
 from ansible_collections.vmforge.backup.plugins.module_utils import _remove, _s3_client
 from ansible_collections.vmforge.backup.plugins.module_utils._capture import Capture
-from ansible_collections.vmforge.backup.plugins.module_utils._model import format_time
+from ansible_collections.vmforge.backup.plugins.module_utils._local import VmDirectory
+from ansible_collections.vmforge.backup.plugins.module_utils._model import format_id, format_time
 from ansible_collections.vmforge.backup.plugins.module_utils._new_backup import NewBackup
 from tests.bed.guest import MIB, Disk, Guest, scratch_directory
 from tests.bed.s3 import S3Server
@@ -235,3 +236,25 @@ def test_a_deletion_in_check_mode_needs_no_lock(engine: Engine, guest: Guest) ->
     assert engine.remove(guest, entry["id"], check_mode=True).changed
     assert engine.directory(guest).stat().st_mtime_ns == before
     assert [found["status"] for found in engine.entries(guest)] == ["ready"]
+
+
+def test_a_copy_that_is_complete_is_never_discarded(
+    offsite: Engine, guest: Guest, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the last rename, and then the manifest here was damaged: that in S3 is one all the same."""
+    left = killed(offsite, guest, monkeypatch, VmDirectory, "commit", **ONLY_S3)
+    (offsite.directory(guest) / f"{left}.partial" / "manifest.json").write_text("{")
+    made = offsite.backup(guest, **ONLY_S3)
+    assert offsite.partials(guest) == []
+    ready = {entry["id"]: entry["copies"] for entry in offsite.ready(guest, bucket=True)}
+    assert ready == {left: ["s3"], made["id"]: ["s3"]}
+
+
+def test_an_id_is_greater_than_all_in_s3(offsite: Engine, guest: Guest, server: S3Server) -> None:
+    """Also than that of a backup which this host never saw, begun by a clock a few seconds ahead."""
+    ahead = format_id(datetime.now(timezone.utc) + timedelta(seconds=8))
+    client = server.client()
+    key = f"{offsite.s3['s3_prefix']}/{guest.uuid}/{ahead}/domain.xml"
+    client.put_object(Bucket=server.bucket, Key=key, Body=b"x")
+    client.close()
+    assert offsite.backup(guest)["id"] > ahead
