@@ -124,7 +124,7 @@ def test_what_is_missing_is_told_with_the_node_that_may_have_it(
     good, digest = image(storage, "good.qcow2")
     insert(database, db.uuid, good, digest)
     insert(database, db.uuid, storage.backups / "lost.qcow2", "a" * 64)
-    run = play_newest("adopt.yml", inventory=nodes("good", DEAD), **settings)
+    run = play_newest("adopt.yml", inventory=nodes(DEAD, "good"), **settings)
     assert run.code != 0
     report = run.stats["vmforge_backup_adopt_report"]
     assert [row["result"] for row in report["rows"]] == ["adopted", "missing"]
