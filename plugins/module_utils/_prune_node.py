@@ -169,7 +169,8 @@ class NodePrune:
         kept = self._case.plan.kept if self._case.plan is not None else ()
         here = [backup for backup in kept if self._case.listing.ready[backup.id, backup.node]["local"]]
         lost = [backup.id for backup in here if backup.node == self._vm.node and backup.id not in ready]
-        if lost:
+        # What a person named is deleted whatever became of the others.
+        if lost and self._case.policy is not None:
             raise StorageError(
                 f"Nothing was deleted, for {', '.join(lost)}, which the plan keeps, has gone since it was listed. "
                 "List and plan anew.",

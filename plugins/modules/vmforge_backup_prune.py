@@ -173,7 +173,8 @@ EXAMPLES = r"""
 
 - name: Resolve the policies of their virtual machines
   vmforge.backup.vmforge_backup_policy_info:
-    vms: "{{ listing.backups | map(attribute='vm') | unique(attribute='uuid') }}"
+    vms: "{{ dict(listing.backups | map(attribute='vm.uuid') | zip(listing.backups | map(attribute='vm.name')))
+      | dict2items(key_name='uuid', value_name='name') }}"
     defaults:
       keep_daily: 7
       keep_weekly: 4

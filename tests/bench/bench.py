@@ -25,7 +25,7 @@ from typing import Any
 from tests.bed.guest import Guest, scratch_directory
 from tests.bed.hypervisor import system_libvirt
 from tests.bed.s3 import S3Server, weed
-from tests.bench import catalog
+from tests.bench import catalog, retention
 from tests.bench.disks import GIB, make_disk, make_guest, start, warm
 from tests.bench.limits import (
     Limit,
@@ -320,10 +320,13 @@ def main() -> None:
     # Apart from the rounds: it needs a database, and neither a guest nor a disk.
     say("bench: the catalogue …")
     report["catalog"] = catalog.measure()
+    say("bench: retention …")
+    report["retention"] = retention.measure()
     (ROOT / "build").mkdir(exist_ok=True)
     (ROOT / "build" / "bench.json").write_text(json.dumps(report, indent=1) + "\n")
     say(table(report))
     say("\n".join(catalog.lines(report["catalog"])))
+    say("\n".join(retention.lines(report["retention"])))
 
 
 if __name__ == "__main__":

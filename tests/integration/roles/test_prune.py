@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 import json
+import socket
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.bed.s3 import S3Server
 from tests.integration.engine.shelf import Shelf
 from tests.integration.roles.conftest import DEAD, Hypervisor, Play, Run, Storage, nodes
+from tests.integration.roles.test_examples import examples
 
 WEEK = {"vmforge_backup_policy": {"keep_daily": 7, "keep_weekly": 0, "keep_monthly": 0}}
 
@@ -233,3 +237,32 @@ def test_hold_one_wherever_it_is(play_newest: Play, one: Shelf, two: Shelf) -> N
     run = play_newest("hold.yml", inventory=fleet, vm=one.name, id=theirs[1], vmforge_backup_hold_state="absent")
     assert run.code == 0, run.text
     assert held(two) == []
+
+
+def test_examples_run(play_newest: Play, hypervisor: Hypervisor, storage: Storage, tmp_path: Path) -> None:
+    """Of the modules and filters of pruning; only names and places are put in."""
+    here = Shelf(storage.backups, node=socket.gethostname(), vm=hypervisor.db.uuid, name=hypervisor.db.name)
+    ids = here.days(9)
+    documented = ["modules/vmforge_backup_hold", "modules/vmforge_backup_prune"]
+    documented += ["filter/prune_request", "filter/prune_share", "filter/prune_report"]
+    tasks = [task for name in documented for task in examples(name)]
+    place = {"backup_dir": str(storage.backups)}
+    modules = ("vmforge_backup_info", "vmforge_backup_hold", "vmforge_backup_prune")
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "vars": {"ansible_python_interpreter": "/usr/bin/python3"},
+        "module_defaults": {f"vmforge.backup.{name}": place for name in modules},
+        "tasks": tasks,
+    }
+    text = yaml.safe_dump([play], sort_keys=False)
+    for sample, real in (("web1", here.name), ("20261122T151200Z", ids[3])):
+        assert sample in text
+        text = text.replace(sample, real)
+    playbook = tmp_path / "examples.yml"
+    playbook.write_text(text)
+    run = play_newest(playbook)
+    assert run.code == 0, run.text
+    assert ids[3] not in here.ids()
+    assert here.ids()[0] == ids[0]
+    assert not list(storage.backups.glob("*/*/hold.json"))
