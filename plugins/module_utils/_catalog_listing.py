@@ -135,7 +135,8 @@ def _check(entry: Entry) -> Key:
     if status == "ready":
         _need(node is not None, "vm.node")
         _need(entry["type"] in ("full", "incremental"), "type")
-        _need(type(entry["size_bytes"]) is int and entry["size_bytes"] >= 0, "size_bytes")
+        size = entry["size_bytes"]
+        _need(isinstance(size, int) and not isinstance(size, bool) and size >= 0, "size_bytes")
         _need(bool(_SHA256.match(entry["checksum_sha256"])), "checksum_sha256")
         parse_time(entry["instant"])
     return uuid, entry["id"], kind(entry)
