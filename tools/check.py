@@ -249,7 +249,9 @@ def integration() -> bool:
     if modern and modern is not system:
         argv, env = _pytest(modern, "-m", "s3", "-o", "cache_dir=.cache/pytest-boto3", "tests/integration/s3")
         steps.append(Step("pytest, s3 with the newest boto3", argv, env=env, summary=_PYTEST_SUMMARY))
-    steps.append(Step("molecule, fleet", [molecule.bin("molecule"), "test", "-s", "fleet"], env=_collection_env(molecule)))
+    steps.append(
+        Step("molecule, fleet", [molecule.bin("molecule"), "test", "-s", "fleet"], env=_collection_env(molecule))
+    )
     tested = ", ".join(core for core, environment in cores.items() if environment)
     # One libvirtd for all: whichever of them started it would stop it under the others.
     with system_libvirt():
