@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.vmforge.backup.plugins.module_utils import _delete, _prune, _prune_node
+from ansible_collections.vmforge.backup.plugins.module_utils import _delete, _prune_node, _prune_options
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
 from ansible_collections.vmforge.backup.plugins.module_utils._local import VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteBackup
@@ -332,16 +332,8 @@ def test_kill_9_in_the_middle_and_the_next_run_goes_on(
     assert not offsite.prune().changed
 
 
-@pytest.fixture
-def days_later(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Let the day of pruning be another."""
-    return lambda days: monkeypatch.setattr(
-        _prune, "utc_now", lambda: datetime.now(timezone.utc) + timedelta(days=days)
-    )
-
-
 def test_abandoned_uploads_are_reaped_and_what_a_node_works_on_is_not(
-    offsite: Shelf, server: S3Server, days_later: Callable[[int], None]
+    offsite: Shelf, server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = offsite.days(2)
     offsite.upload(*ids)
@@ -355,7 +347,8 @@ def test_abandoned_uploads_are_reaped_and_what_a_node_works_on_is_not(
     client.close()
     with VmDirectory(offsite.path / offsite.vm).lock():
         assert offsite.prune().values["reaped"] == []
-        days_later(2)
+        later = datetime.now(timezone.utc) + timedelta(days=2)
+        monkeypatch.setattr(_prune_options, "utc_now", lambda: later)
         expected = [f"web1: unfinished upload of {orphan} in S3"]
         expected.append(f"web1: abandoned multipart upload of {orphan}/vda.qcow2")
         assert offsite.prune(check_mode=True).values["reaped"] == expected
