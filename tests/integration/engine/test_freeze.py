@@ -115,3 +115,25 @@ def is_silent(guest: Guest) -> bool:
     except RuntimeError:
         return is_connected(guest)
     return False
+
+
+def test_a_job_that_cannot_begin_leaves_the_thaw_to_nobody(
+    engine: Engine, guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watchdog is for a process that died; this one lives, and thaws at once."""
+
+    def refuse(_domain: Domain, _xml: str) -> None:
+        assert is_frozen(guest)
+        raise HypervisorError("No job today.")
+
+    monkeypatch.setattr(Domain, "begin_backup", refuse)
+    monkeypatch.setattr(_freeze.ThawWatchdog, "_thaw", lambda _self: False)
+    try:
+        entry = engine.fail(guest, "hypervisor")
+        assert "No job today." in entry["error"]["message"]
+        assert entry["warnings"] == []
+        assert not is_frozen(guest)
+        assert_unhurt(engine, guest)
+    finally:
+        with contextlib.suppress(RuntimeError):
+            guest.virsh("domfsthaw", guest.name)
