@@ -50,7 +50,9 @@ class Damage:
 
     def as_dict(self) -> dict[str, Any]:
         """For a module's result."""
-        return asdict(self)
+        values = asdict(self)
+        # In Jinja2, a key called copy is hidden behind a method of that name.
+        return {"place": values.pop("copy"), **values}
 
 
 class DamagedError(FormatError):

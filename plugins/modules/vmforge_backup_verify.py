@@ -153,8 +153,8 @@ backups:
       type: list
       elements: dict
       contains:
-        copy:
-          description: V(local) or V(s3).
+        place:
+          description: Which copy, V(local) or V(s3).
           type: str
         file:
           description: The file.

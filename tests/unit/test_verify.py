@@ -89,7 +89,7 @@ def test_the_place_of_a_damage_is_named_and_remembered(tmp_path: Path) -> None:
     outcome = verify(tmp_path)
     [entry] = outcome.values["backups"]
     assert entry["damages"] == [
-        {"copy": "local", "file": "vda.qcow2", "part": 3, "offset": 2 * PART, "problem": "is not what was written"}
+        {"place": "local", "file": "vda.qcow2", "part": 3, "offset": 2 * PART, "problem": "is not what was written"}
     ]
     assert f"web1 {ID}" in str(outcome.failure)
     assert f"vda.qcow2, part 3 at offset {2 * PART}" in str(outcome.failure)

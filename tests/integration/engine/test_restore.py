@@ -41,6 +41,8 @@ from tests.bed.s3 import S3Server
 from .conftest import writer
 from .driver import NODE, Engine, compare, wait_for
 
+# Any file is one to libvirt until the machine is started.
+FIRMWARE = "/var/lib/libvirt/qemu/firmware-of-tests.fd"
 ONLY_S3 = {"delete_local_after_upload": True}
 
 
@@ -383,7 +385,7 @@ def test_what_is_damaged_here_comes_from_s3(offsite: Engine, machine: Guest, new
     (path / "vdb.qcow2").unlink()
     newest = verify_records(*record_disks(machine))
     outcome = restore(offsite, machine, to=new)
-    assert {(item["copy"], item["file"], item["part"]) for item in outcome.values["damages"]} == {
+    assert {(item["place"], item["file"], item["part"]) for item in outcome.values["damages"]} == {
         ("local", "vda.qcow2", 2),
         ("local", "vdb.qcow2", None),
     }
@@ -431,3 +433,38 @@ def test_a_block_device(engine: Engine, machine: Guest, new: str) -> None:
         assert f"dev='{device}'" in machine.virsh("dumpxml", new)
     finally:
         wait_for("the device", lambda: not subprocess.run(["losetup", "-d", device], check=False).returncode)
+
+
+def test_firmware_variables_and_a_tpm_come_along(engine: Engine, machine: Guest, new: str) -> None:
+    """A machine of its own kind, not started: what it keeps beside its disks is copied for a new one, and put back."""
+    nvram = machine.directory / "machine_VARS.fd"
+    nvram.write_bytes(b"variables" * 1000)
+    state = Path("/var/lib/libvirt/swtpm") / machine.uuid
+    xml = machine.virsh("dumpxml", "--inactive", machine.name)
+    xml = xml.replace("</os>", f"<loader readonly='yes' type='pflash'>{FIRMWARE}</loader><nvram>{nvram}</nvram></os>")
+    tpm = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
+    path = machine.directory / "with-tpm.xml"
+    path.write_text(xml.replace("</devices>", f"{tpm}</devices>"))
+    machine.virsh("define", str(path))
+    (state / "tpm2").mkdir(parents=True)
+    other = state.with_name("none")
+    try:
+        (state / "tpm2" / "tpm2-00.permall").write_bytes(b"endorsement")
+        entry = engine.backup(machine)
+        assert {"nvram.fd", "tpm.tar"} <= {file.name for file in Path(entry["path"]).iterdir()}
+        outcome = restore(engine, machine, to=new)
+        other = state.with_name(outcome.values["vm"]["uuid"])
+        copied = machine.directory / f"{new}_VARS.fd"
+        assert copied.read_bytes() == nvram.read_bytes()
+        assert str(copied) in machine.virsh("dumpxml", new)
+        assert (other / "tpm2" / "tpm2-00.permall").read_bytes() == b"endorsement"
+        nvram.write_bytes(b"changed")
+        (state / "tpm2" / "tpm2-00.permall").write_bytes(b"changed")
+        restore(engine, machine, old="remove")
+        assert nvram.read_bytes() == b"variables" * 1000
+        assert (state / "tpm2" / "tpm2-00.permall").read_bytes() == b"endorsement"
+        assert [found.name for found in state.parent.glob(f"*{machine.uuid}*")] == [machine.uuid]
+        machine.virsh("undefine", new, "--keep-nvram")
+    finally:
+        shutil.rmtree(state, ignore_errors=True)
+        shutil.rmtree(other, ignore_errors=True)

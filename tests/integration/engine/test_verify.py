@@ -116,7 +116,7 @@ def test_a_bit_in_one_copy_is_mended_from_the_other(stored: Stored, side: str) -
     assert entry(outcome)["result"] == "repaired"
     assert outcome.changed
     [damage] = entry(outcome)["damages"]
-    assert (damage["copy"], damage["file"], damage["part"], damage["offset"]) == (side, "vda.qcow2", 2, PART)
+    assert (damage["place"], damage["file"], damage["part"], damage["offset"]) == (side, "vda.qcow2", 2, PART)
     assert f"vda.qcow2, part 2 at offset {PART}" in str(outcome.failure)
     assert (stored.path / "vda.qcow2").read_bytes() == stored.get("vda.qcow2") == stored.files["vda.qcow2"]
     again = stored.verify()
