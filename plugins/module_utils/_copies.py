@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Protocol
 
 from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import aligned_buffer, read_at, set_direct
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, NotFoundError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, NotFoundError, S3Error
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteBackup
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_files import in_parallel
@@ -292,12 +292,16 @@ class GoodParts:
         self.record = record
         self.damages: list[Damage] = []
         self._opened: list[tuple[Copy, OpenFile]] = []
+        self._away: S3Error | None = None
         self._buffers = _Buffers(min(record.part_size, record.size))
         for copy in copies:
             try:
                 self._opened.append((copy, copy.open(record)))
             except DamagedError as error:
                 self.damages.append(error.damage)
+            except S3Error as error:
+                # The other one may do.
+                self._away = error
 
     def __enter__(self) -> GoodParts:
         return self
@@ -322,9 +326,14 @@ class GoodParts:
             except DamagedError as error:
                 self.damages.append(Damage(copy.name, self.record.name, error.damage.problem, number, start))
                 continue
+            except S3Error as error:
+                self._away = error
+                continue
             if hashlib.sha256(view).hexdigest() == self.record.parts[number - 1]:
                 return view
             self.damages.append(Damage(copy.name, self.record.name, "is not what was written", number, start))
+        if self._away is not None:
+            raise self._away
         mine = [str(damage) for damage in self.damages if damage.part in (None, number)]
         problem = "no copy of it is good" + (f" ({'; '.join(mine)})" if mine else "")
         raise DamagedError(Damage("every", self.record.name, problem, number, start))

@@ -20,6 +20,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     BusyError,
     FormatError,
     InputError,
+    S3Error,
     VMForgeError,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors
@@ -59,10 +60,25 @@ def restore_backup(request: Request) -> Outcome:
     hypervisor = Hypervisor(options.uri)
     try:
         with open_store(options.s3) as store:
-            backup, warnings = _find(options, store)
+            backup, warnings = _find_anywhere(options, store)
             return _Restore(options, hypervisor, backup, warnings).outcome(request)
     finally:
         hypervisor.close()
+
+
+def _find_anywhere(options: RestoreOptions, store: S3Store | None) -> tuple[StoredBackup, list[str]]:
+    """An S3 that is away does not matter where the backup is here as well."""
+    try:
+        return _find(options, store)
+    except S3Error as error:
+        if not options.backup_dir.is_dir():
+            raise
+        try:
+            backup, warnings = _find(options, None)
+        except VMForgeError:
+            raise error from None
+        told = f"S3 was not asked, so there may be a newer backup or a better copy: {error.message}"
+        return backup, [*warnings, told]
 
 
 def _find(options: RestoreOptions, store: S3Store | None) -> tuple[StoredBackup, list[str]]:

@@ -27,6 +27,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     HypervisorError,
     InputError,
     NotFoundError,
+    S3Error,
     StorageError,
     VMForgeError,
 )
@@ -391,6 +392,20 @@ def test_what_is_damaged_here_comes_from_s3(offsite: Engine, machine: Guest, new
     }
     assert any("vda.qcow2, part 2 at offset" in text for text in outcome.warnings)
     assert sees(twin(machine, outcome)) == newest
+
+
+def test_an_s3_that_is_away_does_not_matter_where_all_is_here(offsite: Engine, machine: Guest, new: str) -> None:
+    entry = offsite.backup(machine)
+    outcome = restore(offsite, machine, to=new, s3_endpoint="http://127.0.0.1:9")
+    assert outcome.values["id"] == entry["id"]
+    assert set(outcome.values["sources"].values()) == {"local"}
+    assert any("S3 was not asked" in text for text in outcome.warnings)
+    Path(entry["path"], "vda.qcow2").unlink()
+    with pytest.raises(VMForgeError, match="no copy of it is good"):
+        restore(offsite, machine, s3_endpoint="http://127.0.0.1:9")
+    shutil.rmtree(offsite.backup_dir)
+    with pytest.raises(S3Error):
+        restore(offsite, machine, s3_endpoint="http://127.0.0.1:9")
 
 
 def test_what_was_fetched_is_not_fetched_again(
