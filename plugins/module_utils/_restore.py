@@ -96,6 +96,12 @@ def _find(options: RestoreOptions, store: S3Store | None) -> tuple[StoredBackup,
         return _open(options, store, uuid, options.id), []
     backup = choose_backup(found.backups.values(), options)
     vm, chosen = backup.manifest.vm.uuid, backup.manifest.id
+    if not backup.copies:
+        raise InputError(
+            f"The disks of backup {chosen} of {backup.manifest.vm.name!r} lie only in S3. Set offsite: s3 and the "
+            "other options of S3, or name an older backup.",
+            code="only_in_s3",
+        )
     warnings = [
         f"Backup {other} of {where} is passed over: {error.message}"
         for (where, other), error in found.unreadable.items()

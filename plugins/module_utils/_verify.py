@@ -25,6 +25,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup impo
 from ansible_collections.vmforge.backup.plugins.module_utils._verified import last_verified, take_sample
 from ansible_collections.vmforge.backup.plugins.module_utils._verify_one import (
     BAD,
+    ELSEWHERE,
+    GONE,
     GOOD,
     PLANNED,
     REPAIRED,
@@ -49,7 +51,10 @@ def verify_backups(request: Request) -> Outcome:
         found = find_backups(options.backup_dir, store, options.vms, options.checksums)
         wanted = [backup for backup in found.backups.values() if _is_wanted(backup, options)]
         unreadable = [_unreadable(key, error) for key, error in found.unreadable.items() if _may_be(key, options)]
-        waiting = [(_verified_at(backup, options.level), backup) for backup in _by_age(wanted)]
+        # Of what lies only in a bucket that nobody looks at, nothing is known and nothing is told as if it were.
+        here = [backup for backup in wanted if backup.copies]
+        elsewhere = [Verification(options, one, None).entry(ELSEWHERE) for one in wanted if not one.copies]
+        waiting = [(_verified_at(backup, options.level), backup) for backup in _by_age(here)]
         chosen = [
             Verification(
                 options, backup, _vm_directory(options, backup), chain_problems(backup, found), [*backup.damages]
@@ -57,7 +62,7 @@ def verify_backups(request: Request) -> Outcome:
             for backup in take_sample(waiting, options.share)
         ]
         entries = [one.entry(PLANNED) if request.check_mode else one.run() for one in chosen]
-    return _outcome(entries + unreadable, _not_found(options, found))
+    return _outcome(entries + elsewhere + unreadable, _not_found(options, found))
 
 
 def chain_problems(backup: StoredBackup, found: Found) -> tuple[str, ...]:
@@ -129,7 +134,7 @@ def _not_found(options: VerifyOptions, found: Found) -> list[str]:
 
 
 def _outcome(entries: Sequence[dict[str, Any]], not_found: Sequence[str]) -> Outcome:
-    wrong = [entry for entry in entries if entry["result"] not in (GOOD, PLANNED, "gone")]
+    wrong = [entry for entry in entries if entry["result"] not in (GOOD, PLANNED, GONE, ELSEWHERE)]
     texts = [f"{entry['vm']['name'] or entry['vm']['uuid']} {entry['id']}: {entry['message']}" for entry in wrong]
     return Outcome(
         changed=any(entry["result"] == REPAIRED for entry in entries),

@@ -32,7 +32,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._verify_options imp
 
 # verified.json is for people and for retention, not an archive.
 _MAX_DETAILS = 5
-GOOD, REPAIRED, BAD, GONE, FAILED, PLANNED = "good", "repaired", "bad", "gone", "failed", "planned"
+GOOD, REPAIRED, BAD, GONE = "good", "repaired", "bad", "gone"
+ELSEWHERE, FAILED, PLANNED = "elsewhere", "failed", "planned"
 
 
 @dataclass

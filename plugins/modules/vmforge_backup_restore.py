@@ -150,19 +150,22 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Make a second machine of the newest backup, with its networks down
+- name: Make a second machine of the newest backup, here or in S3, with its networks down
   vmforge.backup.vmforge_backup_restore:
     vm: web1
     to: web1-check
     networks: disconnect
+    offsite: s3
+    s3_endpoint: s3.example.com:9000
+    s3_bucket: vm-backups
+    s3_prefix: vmforge/backups
+    s3_access_key: "{{ s3_access_key }}"
+    s3_secret_key: "{{ s3_secret_key }}"
 
-- name: Put a machine back to where it was, and remove its old disks when it has come up
+- name: Put a machine that is off back to where it was, and remove its old disks
   vmforge.backup.vmforge_backup_restore:
-    vm: web1
-    before: "2099-11-22T08:00:00Z"
-    force: true
-    start: true
-    boot_timeout: 120
+    vm: web2
+    before: "{{ listing.backups[0].instant }}"
     old: remove
 """
 

@@ -96,6 +96,7 @@ EXAMPLES = r"""
   vmforge.backup.vmforge_backup_verify:
     vm:
       - web1
+  register: verified
 
 - name: Look every day whether all files are there, and read a seventh of them
   vmforge.backup.vmforge_backup_verify:
@@ -137,7 +138,8 @@ backups:
     result:
       description:
         - V(good). V(repaired) if a damaged copy was mended. V(bad) if something is damaged now.
-          V(gone) if it was deleted meanwhile. V(failed) if it could not be verified. V(planned) in check mode.
+          V(failed) if it could not be verified. V(gone) if it was deleted meanwhile.
+          V(elsewhere) if it lies only in S3 and O(offsite=none). V(planned) in check mode.
       type: str
       sample: good
     level:

@@ -11,7 +11,7 @@ from typing import Any
 from ansible_collections.vmforge.backup.plugins.plugin_utils._answers import reason
 
 # Results that are as they should be; a copy that was mended is told, for somebody should find out why.
-GOOD = ("good", "gone", "planned")
+GOOD = ("good", "gone", "elsewhere", "planned")
 
 
 def verify_report(nodes: Mapping[str, Mapping[str, Any]], wanted: Iterable[str] = ()) -> dict[str, Any]:

@@ -370,6 +370,8 @@ def test_from_s3_alone_on_a_machine_that_has_nothing(
 ) -> None:
     entry = offsite.backup(machine, **ONLY_S3)
     newest = verify_records(*record_disks(machine))
+    with pytest.raises(InputError, match="lie only in S3"):
+        restore(offsite, machine, to=new, offsite="none")
     shutil.rmtree(offsite.backup_dir)
     outcome = restore(offsite, machine, to=new, checksum_sha256=entry["checksum_sha256"])
     assert outcome.values["sources"] == {"vda": "s3", "vdb": "s3", "vdc": "s3"}

@@ -154,6 +154,8 @@ def test_only_in_s3(stored: Stored) -> None:
     note = stored.path / OFFSITE
     note.write_text(note.read_text().replace('"kept"', '"dropped"'))
     assert (entry(stored.verify())["result"], entry(stored.verify())["copies"]) == ("good", ["s3"])
+    blind = entry(stored.verify(offsite="none"))
+    assert (blind["result"], blind["copies"]) == ("elsewhere", [])
     stored.put("vda.qcow2", damaged(stored.files["vda.qcow2"], 2 * PART + 999))
     outcome = stored.verify()
     assert entry(outcome)["result"] == "bad"
