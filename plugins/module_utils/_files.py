@@ -45,23 +45,26 @@ def storage_error(what: str, error: OSError) -> StorageError:
 
 
 @contextmanager
-def as_failures() -> Iterator[None]:
+def as_failures(what: str = "making the backup") -> Iterator[None]:
     """Let nothing but ``VMForgeError`` out, be it a signal, the operating system or a fault of ours that ends the body.
 
     KeyboardInterrupt and SystemExit are none of our business.
+
+    Args:
+        what: The body does, for messages.
     """
     try:
         with internal_errors():
             yield
     except (OSError, Interrupted) as error:
-        raise as_failure(error) from error
+        raise as_failure(error, what) from error
 
 
-def as_failure(error: VMForgeError | OSError | Interrupted) -> VMForgeError:
+def as_failure(error: VMForgeError | OSError | Interrupted, what: str = "making the backup") -> VMForgeError:
     """The error itself, or a signal or what the operating system said as one of ours."""
     if isinstance(error, Interrupted):
         return error.as_error()
-    return error if isinstance(error, VMForgeError) else storage_error("making the backup", error)
+    return error if isinstance(error, VMForgeError) else storage_error(what, error)
 
 
 def sync_directory(path: Path) -> None:

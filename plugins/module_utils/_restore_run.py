@@ -102,7 +102,7 @@ class RestoreRun:
         """
         self._progress.write()
         try:
-            with as_failures():
+            with as_failures(f"restoring {self.plan.name!r}"):
                 nvram, tpm = self._small("nvram.fd", self.plan.nvram), self._small("tpm.tar", self.plan.tpm)
                 for image in self.plan.images:
                     self.maker.prepare(image)

@@ -24,6 +24,7 @@ import pytest
 from ansible_collections.vmforge.backup.plugins.module_utils import _restore_run
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     BusyError,
+    CancelledError,
     HypervisorError,
     InputError,
     NotFoundError,
@@ -285,6 +286,38 @@ def test_kill_9_at_a_step_is_undone_by_the_next_run(
     assert sees(machine) == newest
     assert not list(machine.directory.glob("*.before-*"))
     assert not [path for path in machine.directory.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("step", ["a rename in the middle", "the definition", "the start"])
+def test_sigterm_at_a_step_puts_the_old_state_back(
+    engine: Engine, machine: Guest, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    engine.backup(machine)
+    before = in_this_shape(machine)
+    newest = verify_records(*record_disks(machine))
+    owner, name, turn = STEPS[step]
+    original, calls = getattr(owner, name), []
+
+    def interrupted(*args: Any, **more: Any) -> Any:
+        result = original(*args, **more)
+        calls.append(1)
+        if len(calls) == turn:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        return result
+
+    monkeypatch.setattr(owner, name, interrupted)
+    with pytest.raises(CancelledError, match="SIGTERM"):
+        restore(engine, machine, start=True)
+    monkeypatch.undo()
+    after = in_this_shape(machine)
+    # What was made is kept for the next try.
+    assert {name for name in after.pop("names") if not name.startswith(".")} == set(before.pop("names"))
+    assert after == before
+    assert verify_records(*record_disks(machine)) == newest
+    restore(engine, machine, old="remove")
+    assert not [path for path in machine.directory.iterdir() if path.name.startswith(".")]
+    assert sees(machine) == newest
 
 
 def record_disks(machine: Guest) -> tuple[list[str], Geometry]:
