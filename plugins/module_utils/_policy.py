@@ -66,7 +66,7 @@ class Policy:
         Raises:
             PolicyError: All rules are off and no age cap keeps what is younger.
         """
-        if self.max_age_days is None and not any(getattr(self, rule) for rule in RULES):
+        if not self.max_age_days and not any(getattr(self, rule) for rule in RULES):
             raise PolicyError(
                 f"All of {', '.join(RULES)} are 0 and max_age_days is not set, so nothing would be kept. Set one of "
                 "them above 0, or max_age_days to keep everything that is younger."

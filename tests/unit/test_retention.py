@@ -433,6 +433,7 @@ def test_to_prune_again_deletes_nothing_more(backups: list[Backup], policy: Poli
 
 @given(vms(), POLICIES)
 @example([], OFF)
+@example([], replace(OFF, max_age_days=0))
 def test_a_policy_that_keeps_nothing_is_refused_and_no_other(backups: list[Backup], policy: Policy) -> None:
     if has_rule(policy) or policy.max_age_days:
         plan(backups, policy)

@@ -367,7 +367,7 @@ def test_a_backup_run_may_clear_up_in_between_and_nothing_is_lost(pack: Pack) ->
     path = pack.image("web1.qcow2")
     digest = sha256(path)
     pack.row("2025-07-01 12:00:00", path=path)
-    die_in_child(lambda: pack.adopt(), _adopt_vm, "place_file", "after")
+    die_in_child(pack.adopt, _adopt_vm, "place_file", "after")
     directory = VmDirectory(pack.directory)
     assert directory.ids(".partial")
     with directory.lock():

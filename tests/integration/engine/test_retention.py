@@ -62,7 +62,7 @@ def repository(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         {"keep_yearly": 2},
         {"keep_last": 1, "keep_daily": 3, "keep_weekly": 3, "keep_monthly": 3, "keep_yearly": 2},
     ],
-    ids=lambda rules: "+".join(rules),
+    ids="+".join,
 )
 def test_restic_forget_keeps_the_same(repository: tuple[Path, str], rules: dict[str, int]) -> None:
     """Its rules are ours, as long as there are more periods than are kept: else it keeps the oldest as well."""
