@@ -118,7 +118,10 @@ def _merge(local: Entry, remote: Entry) -> Entry:
     if local["status"] != "ready" or remote["status"] != "ready":
         return local if local["status"] in ("ready", "deleting") else remote
     copies = [copy for copy in local["copies"] if copy != "s3"] + list(remote["copies"])
-    return {**local, "copies": copies, "s3_key": remote["s3_key"], "error": local["error"] or remote["error"]}
+    error = local["error"] or remote["error"]
+    if local["checksum_sha256"] != remote["checksum_sha256"]:
+        error = "The manifests of the local copy and of the one in S3 differ."
+    return {**local, "copies": copies, "s3_key": remote["s3_key"], "error": error}
 
 
 def _check(entry: Entry) -> Key:

@@ -172,8 +172,9 @@ def _merge(local: dict[str, Any], remote: dict[str, Any]) -> dict[str, Any]:
         return local
     if local["status"] != "ready" or remote["status"] != "ready":
         return local if local["status"] == "ready" or remote["status"] != "ready" else remote
-    copies = [copy for copy in local["copies"] if copy != "s3"] + ["s3"]
+    copies = [copy for copy in local["copies"] if copy != "s3"] + list(remote["copies"])
     merged = dict(local, copies=copies, s3_key=remote["s3_key"], offsite_pending=False)
+    merged["error"] = local["error"] or remote["error"]
     for name in ("hold", "verified"):
         merged[name] = local[name] or remote[name]
     if local["checksum_sha256"] != remote["checksum_sha256"]:

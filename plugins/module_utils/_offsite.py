@@ -16,7 +16,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     VMForgeError,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._files import decode_json, read_json, write_json
-from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, OFFSITE
+from ansible_collections.vmforge.backup.plugins.module_utils._local import HOLD, MANIFEST, OFFSITE, VERIFIED
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
 from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, format_time, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
@@ -227,7 +227,13 @@ def upload_backup(place: OffsiteBackup, directory: Path, *, drop_local: bool) ->
 
 
 def finish_offsite(place: OffsiteBackup, directory: Path, manifest: bytes, *, local_kept: bool) -> None:
-    """Upload the manifest, which makes the copy complete, and write that down; drop the local disks if told so."""
+    """Upload the manifest, which makes the copy complete, and write that down; drop the local disks if told so.
+
+    A hold and what was verified meanwhile go before it: there is no moment at which the copy is complete and free.
+    """
+    for name in (HOLD, VERIFIED):
+        if (directory / name).is_file():
+            place.put(name, (directory / name).read_bytes())
     place.put(MANIFEST, manifest)
     write_json(directory / OFFSITE, place.record(completed=True, local_kept=local_kept))
     if not local_kept:

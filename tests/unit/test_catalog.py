@@ -181,6 +181,11 @@ def test_the_bucket_corrects_what_the_node_remembers() -> None:
     assert (row.storage, row.status, row.meta["error"]) == ("local", "ready", "In S3, missing: vda.qcow2.")
 
 
+def test_copies_with_different_manifests_are_told_of() -> None:
+    (row,) = stored(plan_sync([], listing(ready(), bucket=[ready(**{**IN_S3, "checksum_sha256": "1" * 64})])))
+    assert "differ" in row.meta["error"]
+
+
 def test_of_two_rows_of_one_backup_one_stays() -> None:
     (row,) = stored(plan_sync([], listing(ready())))
     plan = plan_sync([row, replace(row, key=7)], listing(ready()))

@@ -96,6 +96,13 @@ def test_copies(
     assert entry["offsite_pending"] is (noted is not None and noted != DONE and not in_bucket)
 
 
+def test_a_broken_copy_in_s3_is_none(directory: VmDirectory) -> None:
+    note(lay(directory, ID, disk=False), OFFSITE, **DONE)
+    broken = dict(remote(), copies=[], error="In S3, missing: vda.qcow2.")
+    entry = one(directory, Bucket(broken))
+    assert (entry["copies"], entry["error"]) == ([], "In S3, missing: vda.qcow2.")
+
+
 def test_what_was_noted_counts_where_the_bucket_was_not_asked(directory: VmDirectory) -> None:
     note(lay(directory, ID, disk=False), OFFSITE, **DONE)
     for bucket in (None, Bucket(here=False)):

@@ -103,6 +103,13 @@ def test_a_copy_in_s3_is_held_too(offsite: Shelf, drop_local: bool) -> None:
     assert held(offsite.listing()) == held(offsite.bucket()) == []
 
 
+def test_a_hold_goes_along_with_a_later_upload(offsite: Shelf) -> None:
+    [backup_id] = offsite.days(1)
+    hold(offsite, backup_id, offsite="none")
+    offsite.upload(backup_id, drop_local=False)
+    assert held(offsite.bucket()) == [backup_id]
+
+
 def test_with_keys_that_may_only_write(offsite: Shelf, server: S3Server) -> None:
     assert server.write_only is not None
     ids = offsite.days(9)
