@@ -16,12 +16,13 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     VMForgeError,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._files import decode_json, read_json, write_json
-from ansible_collections.vmforge.backup.plugins.module_utils._local import HOLD, MANIFEST, OFFSITE, VERIFIED
+from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, OFFSITE
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
 from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, format_time, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_multipart import MultipartUpload
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import StoredObject
+from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import HOLD, VERIFIED
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import cancelled_by_signals
 
 MAX_MANIFEST_SIZE = 256 << 20
