@@ -63,6 +63,7 @@ class NodePrune:
         self._doomed = [backup for backup in doomed if self._is_mine(backup)]
         self.result = PruneResult(case, options.node, self._doomed)
         self._children: dict[str, set[str]] = {}
+        self._finished: set[str] = set()
 
     def run(self, *, check_mode: bool) -> PruneResult:
         """Do it, or in check mode tell what would be done; failures are in the result, not raised."""
@@ -123,6 +124,7 @@ class NodePrune:
         leftovers.clear_storage()
         self.result.warnings += leftovers.warnings
         gone = before - self._leftovers_now()
+        self._finished = {backup_id for backup_id, suffix in gone if suffix == DELETING}
         words = {DELETING: "unfinished deletion of", PARTIAL: "unfinished backup"}
         self.result.cleared += [f"{words[suffix]} {backup_id}" for backup_id, suffix in sorted(gone)]
 
@@ -168,12 +170,14 @@ class NodePrune:
                 self._children.setdefault(entry["parent"]["id"], set()).add(entry["id"])
         kept = self._case.plan.kept if self._case.plan is not None else ()
         here = [backup for backup in kept if self._case.listing.ready[backup.id, backup.node]["local"]]
-        lost = [backup.id for backup in here if backup.node == self._vm.node and backup.id not in ready]
+        lost = {backup.id for backup in here if backup.node == self._vm.node and backup.id not in ready}
+        # Its copy in S3 went along, when its deletion was finished just now.
+        lost |= {backup.id for backup in kept} & self._finished
         # What a person named is deleted whatever became of the others.
         if lost and self._case.policy is not None:
             raise StorageError(
-                f"Nothing was deleted, for {', '.join(lost)}, which the plan keeps, has gone since it was listed. "
-                "List and plan anew.",
+                f"Nothing was deleted, for {', '.join(sorted(lost))}, which the plan keeps, has gone since it was "
+                "listed. List and plan anew.",
                 code="changed",
             )
 

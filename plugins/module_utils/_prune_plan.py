@@ -203,6 +203,9 @@ def _add(vms: dict[str, VmListing], entry: Entry, node: str | None, has_bucket: 
 
 
 def _settle(vm: VmListing) -> None:
+    # A deletion that was begun will be finished, so what the bucket still has of it is no backup to count on.
+    begun = {str(entry["id"]) for node, entry in vm.unfinished if node is not None and entry["status"] == "deleting"}
+    vm.ready = {key: entry for key, entry in vm.ready.items() if key[0] not in begun}
     newest = max(vm.ready.values(), key=lambda entry: str(entry["id"]), default=None)
     names = [entry["vm"]["name"] for _node, entry in vm.unfinished if entry["vm"].get("name")]
     vm.name = str(newest["vm"]["name"] if newest is not None else names[-1] if names else vm.uuid)

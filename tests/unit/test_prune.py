@@ -118,6 +118,24 @@ def test_one_backup_in_many_places_is_one() -> None:
     assert len(other.plan.decisions) == 2
 
 
+@pytest.mark.parametrize("at", ["n1", "n2"])
+def test_what_a_node_has_begun_to_delete_is_no_backup_wherever_else_it_lies(at: str) -> None:
+    newest, older = entry(1), entry(2)
+    begun = entry(1, status="deleting", copies=[])
+    one = Policy(keep_last=1, keep_daily=0, keep_weekly=0, keep_monthly=0, min_keep=1)
+    case = decide(listing("n1", older), listing("n2"), bucket=[entry(1, copies=["s3"])], policy=one)
+    assert case.plan is not None
+    assert [backup.id for backup in case.plan.deleted] == [older["id"]]
+    both = {"n1": [older], "n2": []}
+    both[at].append(begun)
+    case = decide(
+        *(listing(node, *found) for node, found in both.items()), bucket=[entry(1, copies=["s3"])], policy=one
+    )
+    assert case.plan is not None
+    assert [backup.id for backup in case.plan.kept] == [older["id"]]
+    assert newest["id"] not in {backup.id for backup in case.plan.deleted}
+
+
 def test_copies_with_other_manifests_are_bad() -> None:
     assert flaw(entry(), bucket=[entry(copies=["s3"], checksum_sha256="2" * 64)]) is not None
 

@@ -236,6 +236,23 @@ def test_a_kept_backup_that_vanished_since_the_listing_stops_it(shelf: Shelf) ->
     assert shelf.ids() == ids[1:]
 
 
+@pytest.mark.parametrize("listed", ["before it was begun", "after it was begun"])
+def test_a_deletion_that_was_begun_takes_no_other_backup_along(offsite: Shelf, listed: str) -> None:
+    newest, older = offsite.days(2)
+    offsite.upload(newest, drop_local=True)
+    bucket, listings = offsite.bucket(), [{"node": offsite.node, "backups": []}]
+    one = Policy(keep_last=1, keep_daily=0, keep_weekly=0, keep_monthly=0, min_keep=1)
+    directory = offsite.path / offsite.vm
+    older_entry = [found for found in offsite.listing() if found["id"] == older]
+    (directory / newest).rename(directory / f"{newest}.deleting")
+    listings[0]["backups"] = older_entry if listed == "before it was begun" else offsite.listing()
+    outcome = offsite.prune(one, bucket=bucket, listings=listings)
+    assert offsite.ids() == [older]
+    assert offsite.ids("deleting") == []
+    code = outcome.values["vms"][0]["code"]
+    assert code == ("changed" if listed == "before it was begun" else None)
+
+
 def test_a_hold_that_came_after_the_listing_is_respected(shelf: Shelf) -> None:
     ids = shelf.days(9)
     listings = shelf.params()["listings"]
