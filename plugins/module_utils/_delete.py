@@ -130,10 +130,11 @@ def _refuse_other_place(path: Path, place: OffsiteBackup, name: str) -> None:
         noted = read_json(path / OFFSITE)
     except FileNotFoundError:
         return
-    if (noted.get("bucket"), noted.get("prefix")) != (place.store.config.bucket, place.prefix):
+    if not place.is_place_of(noted):
         raise InputError(
-            f"{name} has its copy in bucket {noted.get('bucket')!r} at {noted.get('prefix')!r}, but the S3 options "
-            f"lead to {place.prefix!r} in {place.store.config.bucket!r}; with these that copy would be orphaned.",
+            f"{name} has its copy in bucket {noted.get('bucket')!r} at {noted.get('prefix')!r} "
+            f"({noted.get('endpoint') or 'AWS'}), but the S3 options lead to {place.prefix!r} in {place.bucket!r} "
+            f"({place.endpoint or 'AWS'}); with these that copy would be orphaned.",
             code="offsite",
         )
 

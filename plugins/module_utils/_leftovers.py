@@ -144,7 +144,7 @@ def discard(directory: VmDirectory, backup_id: str, offsite: OffsiteVm | None) -
     place = offsite.backup(backup_id) if offsite is not None else None
     noted = _noted_place(path)
     where = f"bucket {noted.get('bucket')!r} at {noted.get('prefix')!r} ({noted.get('endpoint') or 'AWS'})"
-    if noted and (place is None or (noted.get("bucket"), noted.get("prefix")) != (place.bucket, place.prefix)):
+    if noted and (place is None or not place.is_place_of(noted)):
         _keep_notes(path)
         text = f"The unfinished {backup_id} may have left data in {where}, where this run's S3 options do not lead."
         return [f"{text} A run with the options of that place removes them; if it is gone for good, remove {path}."]
@@ -152,8 +152,6 @@ def discard(directory: VmDirectory, backup_id: str, offsite: OffsiteVm | None) -
     try:
         if place is not None:
             place.discard()
-            if noted.get("endpoint", place.endpoint) != place.endpoint:
-                told.append(f"The unfinished {backup_id} was begun in {where}; what it left was looked for only here.")
     except S3Error as error:
         if error.code != "s3_denied":
             _keep_notes(path)

@@ -100,6 +100,11 @@ class OffsiteBackup:
         self._place = (uuid, backup_id)
         self._objects: dict[str, Any] = {}
 
+    def is_place_of(self, offsite: dict[str, Any]) -> bool:
+        """Whether an ``offsite.json`` speaks of this place, and not of one that was used before."""
+        here = {"endpoint": self.endpoint, "bucket": self.bucket, "prefix": self.prefix}
+        return all(offsite.get(name) == value for name, value in here.items())
+
     def key(self, name: str) -> str:
         """The key of one file."""
         return self.store.config.key(*self._place, name)

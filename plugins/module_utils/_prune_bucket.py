@@ -106,8 +106,8 @@ class BucketPrune:
         return set() if backup in self._doomed else listed
 
     def _confirm(self, backup_id: str, place: OffsiteBackup) -> None:
-        config = place.store.config
-        self.gone.append({"uuid": self._offsite.uuid, "id": backup_id, "bucket": config.bucket, "prefix": place.prefix})
+        where = {"endpoint": place.endpoint or "", "bucket": place.bucket, "prefix": place.prefix}
+        self.gone.append({"uuid": self._offsite.uuid, "id": backup_id, **where})
 
     def _refuse_held(self, backup: Backup, place: OffsiteBackup) -> None:
         """A hold that came after the listing. Keys that may only delete cannot see it."""

@@ -221,5 +221,5 @@ class NodePrune:
             noted = read_json(path / OFFSITE)
         except FileNotFoundError:
             return True
-        place = (self._vm.uuid, backup_id, str(noted.get("bucket")), str(noted.get("prefix")))
-        return place in self._options.gone
+        where = (str(noted.get("endpoint") or ""), str(noted.get("bucket")), str(noted.get("prefix")))
+        return (self._vm.uuid, backup_id, *where) in self._options.gone

@@ -46,7 +46,10 @@ PRUNE_ARGUMENTS: dict[str, dict[str, Any]] = {
         "type": "list",
         "elements": "dict",
         "default": [],
-        "options": {name: {"type": "str", "required": True} for name in ("uuid", "id", "bucket", "prefix")},
+        "options": {
+            **{name: {"type": "str", "required": True} for name in ("uuid", "id", "bucket", "prefix")},
+            "endpoint": {"type": "str"},
+        },
     },
     "at": {"type": "str"},
     "confirm": {"type": "bool", "default": False},
@@ -69,7 +72,7 @@ class PruneOptions:
         vms: Names or UUIDs; empty means all.
         ids: Just these are deleted, whatever a policy says; empty means what no policy keeps.
         bucket: What the bucket has; None where it was not listed.
-        gone: (UUID, id, bucket, prefix) of copies that are deleted already.
+        gone: (UUID, id, endpoint, bucket, prefix) of copies that are deleted already; AWS has no endpoint.
         at: The moment for which is decided; the same for all nodes, or they would decide differently.
         s3: Where copies lie; None without.
     """
@@ -84,7 +87,7 @@ class PruneOptions:
     policies: Mapping[str, Any]
     problems: Mapping[str, Any]
     known: frozenset[str]
-    gone: frozenset[tuple[str, str, str, str]]
+    gone: frozenset[tuple[str, str, str, str, str]]
     at: datetime
     confirm: bool
     reap: bool
@@ -159,8 +162,9 @@ def _moment(text: str | None, *, now: datetime) -> datetime:
     return moment
 
 
-def _gone(item: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def _gone(item: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     try:
-        return str(item["uuid"]), str(item["id"]), str(item["bucket"]), str(item["prefix"])
+        endpoint = str(item.get("endpoint") or "")
+        return str(item["uuid"]), str(item["id"]), endpoint, str(item["bucket"]), str(item["prefix"])
     except KeyError as error:
         raise InputError(f"gone holds an item without {error}; take what scope: s3 returned.") from error

@@ -109,6 +109,9 @@ options:
         description: The backup.
         type: str
         required: true
+      endpoint:
+        description: The server that had its copy, as O(s3_endpoint) was there. Empty for AWS.
+        type: str
       bucket:
         description: Where its copy was.
         type: str

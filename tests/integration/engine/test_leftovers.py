@@ -133,12 +133,14 @@ def test_a_place_where_parts_may_lie_is_not_forgotten(
     assert offsite.partials(guest) == []
 
 
-def test_another_name_of_the_endpoint_is_told(
+def test_another_endpoint_is_another_place(
     offsite: Engine, guest: Guest, server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed(offsite, guest, monkeypatch, Capture, "_write_manifest", **ONLY_S3)
     (told,) = offsite.backup(guest, s3_endpoint=server.endpoint.replace("127.0.0.1", "localhost"))["warnings"]
     assert server.endpoint in told
+    assert len(offsite.partials(guest)) == 1
+    assert offsite.backup(guest)["warnings"] == []
     assert offsite.partials(guest) == []
     assert multiparts(server, f"{offsite.s3['s3_prefix']}/{guest.uuid}/") == []
 

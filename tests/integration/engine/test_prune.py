@@ -295,6 +295,16 @@ def test_a_copy_that_vanished_from_the_bucket_is_no_good_backup(offsite: Shelf, 
     assert rows[ids[0]]["reasons"][0].startswith("bad, but nothing newer is good")
 
 
+def test_a_copy_at_another_endpoint_is_not_deleted(offsite: Shelf, server: S3Server) -> None:
+    ids = offsite.days(8)
+    offsite.upload(*ids)
+    offsite.s3["s3_endpoint"] = server.endpoint.replace("127.0.0.1", "localhost")
+    row = next(r for r in offsite.prune().values["vms"][0]["backups"] if r["id"] == ids[7])
+    assert (row["result"], server.endpoint in row["message"]) == ("failed", True)
+    assert offsite.ids() == ids
+    assert len(offsite.bucket()) == 8
+
+
 def test_a_locked_copy_is_reported_with_its_date_and_tried_again(offsite: Shelf, server: S3Server) -> None:
     client, name = server.client(), f"b-{uuid.uuid4().hex[:8]}"
     client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
@@ -432,6 +442,18 @@ class TestKeysThatOnlyTheMasterHas:
         assert results(outcome)[ids[8]] == results(outcome)[ids[7]] == "waiting"
         elsewhere = [{"uuid": node.vm, "id": ids[8], "bucket": "another", "prefix": f"x/{node.vm}/{ids[8]}"}]
         assert results(node.prune(scope="local", bucket=master.bucket(), gone=elsewhere))[ids[8]] == "waiting"
+        assert node.ids() == ids
+
+    def test_what_went_at_another_endpoint_is_still_here(self, tmp_path: Path, server: S3Server) -> None:
+        master, node = self.shelves(tmp_path, server)
+        ids = node.days(8)
+        node.upload(*ids, **master.s3)
+        bucket = master.bucket()
+        master.s3["s3_endpoint"] = server.endpoint.replace("127.0.0.1", "localhost")
+        listings = [{"node": node.node, "backups": node.listing()}]
+        gone = master.prune(scope="s3", listings=listings, bucket=bucket).values["gone"]
+        assert [item["id"] for item in gone] == [ids[7]]
+        assert results(node.prune(scope="local", bucket=bucket, gone=gone))[ids[7]] == "waiting"
         assert node.ids() == ids
 
     @pytest.mark.parametrize(
