@@ -4,7 +4,7 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/sh
 PYTHON := /usr/bin/python3
 
-.PHONY: help deps link lint unit integration test soak bench demo demo-clean build clean
+.PHONY: help deps link lint unit integration test exhaustive soak bench demo demo-clean build clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ integration: deps ## Real guests, real S3 servers, every supported ansible-core
 
 test: deps ## All of it: lint, unit, integration
 	@$(PYTHON) tools/check.py lint unit integration
+
+exhaustive: deps ## The cases that make test leaves out for time
+	@$(PYTHON) tools/environments.py exec -m pytest -q -m exhaustive tests/integration
 
 soak: deps ## Random campaigns against a guest: ROUNDS=20 or MINUTES=, SEED=
 	@$(PYTHON) tools/environments.py exec -m tests.soak.soak
