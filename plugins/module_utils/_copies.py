@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -15,7 +16,14 @@ from pathlib import Path
 from typing import Any, Callable, Protocol
 
 from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import aligned_buffer, read_at, set_direct
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, NotFoundError, S3Error
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    FormatError,
+    NotFoundError,
+    S3Error,
+    StorageError,
+    VMForgeError,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_error
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteBackup
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_files import in_parallel
@@ -24,6 +32,9 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import O
 LOCAL, S3 = "local", "s3"
 # Hashed while it is still in the processor's cache; a range of an object is a whole part, for each costs a request.
 _LOCAL_STEP = 1 << 20
+# What a disk or a file system says of this very file. All else (a stale mount, no more descriptors, no right) says
+# nothing about what is on the disk.
+_DAMAGED = (errno.EIO, errno.ENODATA, errno.EBADMSG, errno.EUCLEAN, errno.ELOOP, errno.EISDIR)
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,13 @@ class DamagedError(FormatError):
         self.damage = damage
 
 
+def _read_error(path: Path, problem: str, error: OSError, offset: int | None = None) -> VMForgeError:
+    """Only what is damaged for sure is called so: what is verified as bad may be pruned."""
+    if error.errno in _DAMAGED:
+        return DamagedError(Damage(LOCAL, path.name, f"{problem}: {error.strerror}", None, offset))
+    return storage_error(f"reading {path}", error)
+
+
 class OpenFile(Protocol):
     """One file of a copy, open for reading from several threads.
 
@@ -79,7 +97,7 @@ class OpenFile(Protocol):
     step: int
 
     def read(self, start: int, into: memoryview) -> None:
-        """Fill a buffer. Raises ``DamagedError`` where the file is shorter or cannot be read."""
+        """Fill a buffer. Raises ``DamagedError`` where it is shorter or damaged; ``StorageError``, ``S3Error``."""
 
     def close(self) -> None:
         """Release it."""
@@ -93,10 +111,10 @@ class Copy(Protocol):
         """``local`` or ``s3``."""
 
     def read_small(self, name: str, *, max_size: int) -> bytes:
-        """Read a small file whole. Raises ``NotFoundError``, ``DamagedError``."""
+        """Read a small file whole. Raises ``NotFoundError``, ``DamagedError``; ``StorageError``, ``S3Error``."""
 
     def open(self, record: FileRecord) -> OpenFile:
-        """Open a file. Raises ``DamagedError`` where it is missing or of another size."""
+        """Open one. Raises ``DamagedError`` where it is missing or of another size; ``StorageError``, ``S3Error``."""
 
 
 class LocalCopy:
@@ -112,7 +130,7 @@ class LocalCopy:
         self.directory = directory
 
     def read_small(self, name: str, *, max_size: int) -> bytes:
-        """Read a small file whole. Raises ``NotFoundError``, ``DamagedError``."""
+        """Read a small file whole. Raises ``NotFoundError``, ``DamagedError``, ``StorageError``."""
         path = self.directory / name
         try:
             with path.open("rb") as stream:
@@ -120,13 +138,13 @@ class LocalCopy:
         except FileNotFoundError:
             raise NotFoundError(f"There is no {path}.") from None
         except OSError as error:
-            raise DamagedError(Damage(LOCAL, name, f"cannot be read: {error.strerror}")) from error
+            raise _read_error(path, "cannot be read", error) from error
         if len(data) > max_size:
             raise DamagedError(Damage(LOCAL, name, f"has over {max_size} bytes"))
         return data
 
     def open(self, record: FileRecord) -> OpenFile:
-        """Open a file. Raises ``DamagedError`` where it is missing or of another size."""
+        """Open a file. Raises ``DamagedError`` where it is missing or of another size; ``StorageError``."""
         return _LocalFile(self.directory / record.name, record)
 
 
@@ -134,14 +152,14 @@ class _LocalFile:
     step = _LOCAL_STEP
 
     def __init__(self, path: Path, record: FileRecord) -> None:
-        self._name = record.name
+        self._path = path
         try:
             # A symbolic link is none of ours.
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             raise DamagedError(Damage(LOCAL, record.name, "is missing")) from None
         except OSError as error:
-            raise DamagedError(Damage(LOCAL, record.name, f"cannot be opened: {error.strerror}")) from error
+            raise _read_error(path, "cannot be opened", error) from error
         status = os.fstat(self._descriptor)
         problem = None
         if not stat.S_ISREG(status.st_mode):
@@ -159,9 +177,9 @@ class _LocalFile:
         try:
             count = read_at(self._descriptor, into, start)
         except OSError as error:
-            raise DamagedError(Damage(LOCAL, self._name, f"cannot be read: {error.strerror}", None, start)) from error
+            raise _read_error(self._path, "cannot be read", error, start) from error
         if count < len(into):
-            raise DamagedError(Damage(LOCAL, self._name, "became shorter", None, start))
+            raise DamagedError(Damage(LOCAL, self._path.name, "became shorter", None, start))
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -241,7 +259,7 @@ def find_damage(
         advance: Told of bytes read; from any thread.
 
     Raises:
-        S3Error: It could not be read, which says nothing about it.
+        S3Error, StorageError: It could not be read, which says nothing about it.
     """
     try:
         opened = copy.open(record)
@@ -292,14 +310,14 @@ class GoodParts:
         self.record = record
         self.damages: list[Damage] = []
         self._opened: list[tuple[Copy, OpenFile]] = []
-        self._away: S3Error | None = None
+        self._away: S3Error | StorageError | None = None
         self._buffers = _Buffers(min(record.part_size, record.size))
         for copy in copies:
             try:
                 self._opened.append((copy, copy.open(record)))
             except DamagedError as error:
                 self.damages.append(error.damage)
-            except S3Error as error:
+            except (S3Error, StorageError) as error:
                 # The other one may do.
                 self._away = error
 
@@ -315,7 +333,7 @@ class GoodParts:
 
         Raises:
             DamagedError: No copy has it.
-            S3Error: The only copy that may have it cannot be read.
+            S3Error, StorageError: The only copy that may have it cannot be read.
         """
         start, length = part_place(self.record, number)
         view = self._buffers.view[:length]
@@ -326,7 +344,7 @@ class GoodParts:
             except DamagedError as error:
                 self.damages.append(Damage(copy.name, self.record.name, error.damage.problem, number, start))
                 continue
-            except S3Error as error:
+            except (S3Error, StorageError) as error:
                 self._away = error
                 continue
             if hashlib.sha256(view).hexdigest() == self.record.parts[number - 1]:

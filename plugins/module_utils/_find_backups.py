@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import need
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import NotFoundError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import NotFoundError, StorageError
 from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
@@ -32,11 +32,11 @@ class Found:
 
     Attributes:
         backups: By UUID and id.
-        unreadable: Those without a manifest that can be believed.
+        unreadable: Those without a manifest that can be believed, or that could not be read now.
     """
 
     backups: Mapping[Key, StoredBackup]
-    unreadable: Mapping[Key, UnreadableError]
+    unreadable: Mapping[Key, UnreadableError | StorageError]
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def find_backups(
         S3Error: The bucket cannot be listed, or read.
     """
     backups: dict[Key, StoredBackup] = {}
-    unreadable: dict[Key, UnreadableError] = {}
+    unreadable: dict[Key, UnreadableError | StorageError] = {}
     for uuid in sorted(_uuids(path, store, names)):
         directory = BackupDirectory(str(path)).vm(uuid)
         offsite = OffsiteVm(store, uuid) if store is not None else None
@@ -84,7 +84,7 @@ def find_backups(
             except NotFoundError:
                 # Half an upload, or deleted just now.
                 continue
-            except UnreadableError as error:
+            except (UnreadableError, StorageError) as error:
                 unreadable[uuid, backup_id] = error
     return Found(backups, unreadable)
 

@@ -101,7 +101,13 @@ class DiskMaker:
         self._progress.enter(f"verifying {image.disk.target}", total=image.record.size)
         local = next((copy for copy in self._copies if isinstance(copy, LocalCopy)), None)
         if local is not None:
-            found = find_damage(local, image.record, parallel=self._parallel, advance=self._progress.advance)
+            try:
+                found = find_damage(local, image.record, parallel=self._parallel, advance=self._progress.advance)
+            except StorageError:
+                if len(self._copies) == 1:
+                    raise
+                # The other one may do.
+                return self._fetch(image)
             if not found:
                 self.sources[image.disk.target] = local.name
                 return local.directory / image.record.name

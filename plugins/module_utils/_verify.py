@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, StorageError
 from ansible_collections.vmforge.backup.plugins.module_utils._find_backups import (
     Found,
     Key,
@@ -26,6 +26,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._verified import la
 from ansible_collections.vmforge.backup.plugins.module_utils._verify_one import (
     BAD,
     ELSEWHERE,
+    FAILED,
     GONE,
     GOOD,
     PLANNED,
@@ -73,6 +74,9 @@ def chain_problems(backup: StoredBackup, found: Found) -> tuple[str, ...]:
         wanted = here.manifest.parent
         parent = found.backups.get((here.manifest.vm.uuid, wanted["id"]))
         if parent is None:
+            error = found.unreadable.get((here.manifest.vm.uuid, wanted["id"]))
+            if isinstance(error, StorageError):
+                raise error
             return (f"its ancestor {wanted['id']} is missing",)
         if parent.sha256 != wanted["manifest_sha256"]:
             return (f"its ancestor {wanted['id']} is not the one that it was made on",)
@@ -111,15 +115,15 @@ def _vm_directory(options: VerifyOptions, backup: StoredBackup) -> VmDirectory |
     return BackupDirectory(str(options.backup_dir)).vm(backup.manifest.vm.uuid) if options.backup_dir.is_dir() else None
 
 
-def _unreadable(key: Key, error: UnreadableError) -> dict[str, Any]:
+def _unreadable(key: Key, error: UnreadableError | StorageError) -> dict[str, Any]:
     return {
         "vm": {"uuid": key[0], "name": None},
         "node": None,
         "id": key[1],
-        "result": BAD,
+        "result": BAD if isinstance(error, UnreadableError) else FAILED,
         "level": "manifest",
         "copies": [],
-        "damages": [damage.as_dict() for damage in error.damages],
+        "damages": [damage.as_dict() for damage in getattr(error, "damages", ())],
         "checksum_sha256": None,
         "bytes_read": 0,
         "seconds": 0.0,

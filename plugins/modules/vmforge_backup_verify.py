@@ -16,6 +16,7 @@ description:
   - A copy that is damaged is mended from the other one, if that is good. The module fails all the same, and names the
     file, the part and its offset, for somebody should find out why.
   - If S3 cannot be reached, that says nothing about the copies there. The module fails, and what is known stays.
+    The same goes for local files that cannot be read for another reason than a fault of the disk.
 extends_documentation_fragment:
   - vmforge.backup.attributes
   - vmforge.backup.hypervisor.storage

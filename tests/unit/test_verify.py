@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.vmforge.backup.plugins.module_utils._copies import DamagedError, GoodParts, LocalCopy
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, StorageError
 from ansible_collections.vmforge.backup.plugins.module_utils._listing import list_entries
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import UnreadableError, open_backup
@@ -105,6 +107,69 @@ def test_the_place_of_a_damage_is_named_and_remembered(tmp_path: Path) -> None:
     (path / "vda.qcow2").write_bytes(data)
     assert verify(tmp_path).failure is None
     assert [item["ok"] for item in list_entries(tmp_path, None, ())[0]["verified"]["results"]] == [True]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "vda.qcow2"])
+@pytest.mark.parametrize(
+    ("number", "result"),
+    [
+        *((number, "bad") for number in (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ELOOP)),
+        *((number, "failed") for number in (errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENOMEM, errno.EACCES)),
+    ],
+)
+def test_only_what_is_damaged_for_sure_is_written_down_as_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int, result: str
+) -> None:
+    path = tmp_path / UUID / ID
+    manifest = make_backup(path, some_files(random.Random(7)))
+    assert verify(tmp_path).failure is None
+    before = (path / "verified.json").read_bytes()
+    refuse(monkeypatch, path / name, number)
+    outcome = verify(tmp_path)
+    assert results(outcome) == [(ID, result)]
+    assert os.strerror(number) in str(outcome.failure)
+    if name == "manifest.json":
+        assert (path / "verified.json").read_bytes() == before
+        return
+    assert ((path / "verified.json").read_bytes() == before) == (result == "failed")
+    record = next(record for record in manifest.files if record.name == name)
+    with (
+        GoodParts(record, [LocalCopy(path)]) as good,
+        pytest.raises(StorageError if result == "failed" else DamagedError),
+    ):
+        good.read(1)
+    monkeypatch.undo()
+    assert (results(verify(tmp_path)), verify(tmp_path).failure) == ([(ID, "good")], None)
+
+
+def test_an_ancestor_that_cannot_be_read_now_makes_no_child_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_backup(tmp_path / UUID / EARLIER, some_files(random.Random(8)))
+    sha256 = list_entries(tmp_path, None, ())[0]["checksum_sha256"]
+    make_backup(tmp_path / UUID / ID, some_files(random.Random(9)), parent={"id": EARLIER, "manifest_sha256": sha256})
+    refuse(monkeypatch, tmp_path / UUID / EARLIER / "manifest.json", errno.ESTALE)
+    with pytest.raises(StorageError, match=os.strerror(errno.ESTALE)):
+        verify(tmp_path)
+    assert not (tmp_path / UUID / ID / "verified.json").exists()
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, path: Path, number: int) -> None:
+    """Let the operating system refuse to open one file, as no test can make a disk or a mount do."""
+    opened, read = os.open, Path.open
+
+    def refused(where: Any, *arguments: Any, **more: Any) -> int:
+        if os.fspath(where) == str(path):
+            raise OSError(number, os.strerror(number))
+        return opened(where, *arguments, **more)
+
+    def not_read(where: Path, *arguments: Any, **more: Any) -> Any:
+        if where == path:
+            raise OSError(number, os.strerror(number))
+        return read(where, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", refused)
+    monkeypatch.setattr(Path, "open", not_read)
 
 
 def test_a_lower_level_finds_what_is_missing_and_reads_nothing(tmp_path: Path) -> None:
