@@ -33,6 +33,7 @@ def _entry(uuid: str, backup_id: str, status: str) -> dict[str, Any]:
         "hold": None,
         "verified": None,
         "offsite_pending": False,
+        "offsite_place": None,
         "error": None,
     }
 
@@ -47,12 +48,14 @@ def ready_entry(
     hold: Mapping[str, Any] | None,
     verified: Mapping[str, Any] | None,
     offsite_pending: bool,
+    offsite_place: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A complete backup.
 
     Args:
         data: The manifest's bytes, for its checksum.
         copies: ``local``, ``s3``.
+        offsite_place: Where its node says that the copy in S3 lies.
     """
     entry = _entry(manifest.vm.uuid, manifest.id, "ready")
     entry["vm"].update(name=manifest.vm.name, node=manifest.vm.node)
@@ -82,6 +85,7 @@ def ready_entry(
         hold=dict(hold) if hold is not None else None,
         verified=dict(verified) if verified is not None else None,
         offsite_pending=offsite_pending,
+        offsite_place=dict(offsite_place) if offsite_place is not None else None,
     )
     return entry
 

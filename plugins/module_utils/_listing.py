@@ -156,6 +156,7 @@ def _local_ready(path: Path) -> dict[str, Any]:
         hold=_read(path / HOLD) or None,
         verified=_read(path / VERIFIED) or None,
         offsite_pending=bool(offsite) and not offsite.get("completed_at"),
+        offsite_place={name: offsite.get(name) for name in ("endpoint", "bucket", "prefix")} if offsite else None,
     )
 
 

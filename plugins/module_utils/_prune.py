@@ -39,7 +39,7 @@ def prune_backups(request: Request) -> Outcome:
         VMForgeError: The request itself cannot be carried out; nothing was touched.
     """
     options = PruneOptions.from_params(request.params)
-    fleet = gather(options.listings, options.bucket, missing=options.missing, ignored=options.ignored)
+    fleet = gather(options.listings, options.bucket, missing=options.missing, ignored=options.ignored, place=options.s3)
     wanted, not_found = _wanted(fleet, options.vms)
     now = options.at
     if options.scope != "s3":

@@ -15,6 +15,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import Inpu
 from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid, parse_id, parse_time
 from ansible_collections.vmforge.backup.plugins.module_utils._policy import Policy
 from ansible_collections.vmforge.backup.plugins.module_utils._retention import PrunePlan, plan_deletion, plan_prune
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 
 Entry = Mapping[str, Any]
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=timezone.utc), datetime(9998, 1, 1, tzinfo=timezone.utc)
@@ -132,12 +133,14 @@ def gather(
     *,
     missing: Iterable[str],
     ignored: Iterable[str],
+    place: S3Config | None = None,
 ) -> Fleet:
     """Put all listings together.
 
     Args:
         listings: Each with ``node`` and ``backups``.
         bucket: What the bucket has; None where it was not listed.
+        place: Which bucket that is; None where it does not matter, for no copy in S3 is deleted.
 
     Raises:
         InputError: A listing is malformed: nothing may be decided from it.
@@ -148,9 +151,9 @@ def gather(
         for listing in listings:
             nodes.append(listing["node"])
             for entry in listing["backups"]:
-                _add(vms, entry, listing["node"], bucket is not None)
+                _add(vms, entry, listing["node"], bucket is not None, place)
         for entry in bucket or ():
-            _add(vms, entry, None, True)
+            _add(vms, entry, None, True, place)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"listings or bucket hold what is no listing: {type(error).__name__} {error}.") from error
     twice = sorted({node for node in nodes if nodes.count(node) > 1})
@@ -173,7 +176,7 @@ def read_policy(policies: Mapping[str, Any], problems: Mapping[str, Any], uuid: 
         return error
 
 
-def _add(vms: dict[str, VmListing], entry: Entry, node: str | None, has_bucket: bool) -> None:
+def _add(vms: dict[str, VmListing], entry: Entry, node: str | None, has_bucket: bool, place: S3Config | None) -> None:
     uuid, backup_id, status = entry["vm"]["uuid"], entry["id"], entry["status"]
     parse_id(backup_id)
     if canonical_uuid(uuid) != uuid:
@@ -192,6 +195,7 @@ def _add(vms: dict[str, VmListing], entry: Entry, node: str | None, has_bucket: 
         # A node tells what it uploaded; what the bucket has is known from the bucket, where that was listed.
         seen = [copy for copy in entry["copies"] if node is None or copy != "s3" or not has_bucket]
         known["copies"] += [copy for copy in seen if copy not in known["copies"]]
+        known["elsewhere"] = known.get("elsewhere") or (_elsewhere(entry, place) if has_bucket else None)
         known["holds"] += [entry["hold"]] if entry.get("hold") else []
         known["checks"] += [entry["verified"]] if entry.get("verified") else []
         known["local"] = known.get("local", False) or node == entry["vm"]["node"]
@@ -200,6 +204,17 @@ def _add(vms: dict[str, VmListing], entry: Entry, node: str | None, has_bucket: 
         known["error"] = entry.get("error") or known.get("error")
     elif status != "failed":
         raise ValueError(f"the status {status!r}")
+
+
+def _elsewhere(entry: Entry, place: S3Config | None) -> str | None:
+    """Where its copy in S3 lies, if that is not the bucket that was listed: nobody knows whether it is still there."""
+    noted = entry.get("offsite_place")
+    if place is None or not noted or "s3" not in entry["copies"]:
+        return None
+    here = {"endpoint": place.endpoint, "bucket": place.bucket, "prefix": place.key(entry["vm"]["uuid"], entry["id"])}
+    if all(noted.get(name) == value for name, value in here.items()):
+        return None
+    return f"{noted.get('prefix')!r} in bucket {noted.get('bucket')!r} at {noted.get('endpoint') or 'AWS'}"
 
 
 def _settle(vm: VmListing) -> None:
@@ -214,13 +229,17 @@ def _settle(vm: VmListing) -> None:
 def _backup(entry: Entry, now: datetime) -> Backup:
     instant, flaw = _instant(entry)
     parent = entry.get("parent")
+    hold = _hold(entry["holds"], now)
+    if entry["elsewhere"] and not entry["copies"]:
+        # Not to be counted on, and not to be deleted either.
+        flaw = hold = f"its only copy lies where nobody looked, at {entry['elsewhere']}"
     return Backup(
         id=entry["id"],
         node=str(entry["vm"]["node"]),
         instant=instant,
         size=int(entry.get("size_bytes") or 0),
         flaw=flaw or _flaw(entry),
-        hold=_hold(entry["holds"], now),
+        hold=hold,
         parent=parent["id"] if parent else None,
     )
 

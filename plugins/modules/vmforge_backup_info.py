@@ -188,6 +188,20 @@ backups:
     offsite_pending:
       description: Whether a copy in S3 was demanded and is not complete.
       type: bool
+    offsite_place:
+      description:
+        - Where its node noted that the copy in S3 lies or is to lie. V(null) if the node noted none.
+      type: dict
+      contains:
+        endpoint:
+          description: The server. V(null) for AWS.
+          type: str
+        bucket:
+          description: The bucket.
+          type: str
+        prefix:
+          description: What its keys begin with.
+          type: str
     error:
       description: Why it failed, or what is wrong with it. V(null) if nothing is.
       type: str

@@ -23,6 +23,7 @@ _NEEDED = (
     "verified",
     "checksum_sha256",
     "s3_key",
+    "offsite_place",
     "error",
 )
 BUCKET = "S3"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
 from ansible_collections.vmforge.backup.plugins.module_utils._policy import Policy
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_plan import Case, Fleet, decide_named, gather
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 from ansible_collections.vmforge.backup.plugins.plugin_utils._prune_report import prune_report
 from ansible_collections.vmforge.backup.plugins.plugin_utils._prune_request import prune_request, prune_share
 
@@ -107,6 +108,23 @@ def test_what_the_bucket_has_is_known_from_the_bucket() -> None:
     assert flaw(uploaded) is None
     assert flaw(uploaded, bucket=[uploaded]) is None
     assert flaw(uploaded, bucket=[]) is not None
+
+
+@pytest.mark.parametrize(
+    ("other", "known"),
+    [({}, False), ({"endpoint": "https://old"}, True), ({"bucket": "old"}, True), ({"prefix": "old"}, True)],
+)
+def test_a_copy_in_another_place_is_neither_counted_on_nor_deleted(other: dict[str, Any], known: bool) -> None:
+    place = S3Config(bucket="b", endpoint="https://new")
+    newest, older = entry(1, copies=["s3"]), entry(2)
+    newest["offsite_place"] = {"endpoint": "https://new", "bucket": "b", "prefix": place.key(A, newest["id"]), **other}
+    found = gather([listing("n1", newest, older)], [], missing=(), ignored=(), place=place).vms[A]
+    backups = {backup.id: backup for backup in found.backups(now=NOW)}
+    assert backups[newest["id"]].flaw is not None
+    assert (backups[newest["id"]].hold is not None) == known
+    newest["copies"].append("local")
+    found = gather([listing("n1", newest, older)], [], missing=(), ignored=(), place=place).vms[A]
+    assert {(backup.flaw, backup.hold) for backup in found.backups(now=NOW)} == {(None, None)}
 
 
 def test_one_backup_in_many_places_is_one() -> None:

@@ -295,6 +295,14 @@ def test_a_copy_that_vanished_from_the_bucket_is_no_good_backup(offsite: Shelf, 
     assert rows[ids[0]]["reasons"][0].startswith("bad, but nothing newer is good")
 
 
+def test_what_lies_at_another_endpoint_alone_is_kept(offsite: Shelf, server: S3Server) -> None:
+    ids = offsite.days(8)
+    offsite.upload(ids[7], drop_local=True)
+    offsite.s3.update(s3_endpoint=server.endpoint.replace("127.0.0.1", "localhost"))
+    assert results(offsite.prune(bucket=[]))[ids[7]] == "kept"
+    assert offsite.ids() == ids
+
+
 def test_a_copy_at_another_endpoint_is_not_deleted(offsite: Shelf, server: S3Server) -> None:
     ids = offsite.days(8)
     offsite.upload(*ids)
