@@ -19,7 +19,11 @@ from ansible_collections.vmforge.backup.plugins.module_utils._files import (
     write_json,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._local import DELETING, MANIFEST, OFFSITE, VmDirectory
-from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import (
+    Manifest,
+    decode_manifest,
+    manifest_sha256,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, parse_time
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import MAX_MANIFEST_SIZE, OffsiteBackup, OffsiteVm
 from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import HOLD
@@ -96,6 +100,8 @@ def finish_deletion(
 ) -> None:
     """Delete in S3, the manifest first, and confirm; then the local files. Another node's is left to that node.
 
+    So is another node's copy in S3, which may have taken the place of this one's.
+
     Args:
         copy_is_gone: Whether its copy in S3 is known to be deleted; only the local files are left then.
 
@@ -110,7 +116,8 @@ def finish_deletion(
     if offsite is not None:
         place = offsite.backup(backup_id)
         _refuse_other_place(path, place, f"The deleted backup {backup_id}")
-        place.delete_all()
+        if not place.is_of_another({node}, _sha256_of(path)):
+            place.delete_all()
     elif has_copy and not copy_is_gone:
         raise S3Error(f"{path} has a copy in S3 that can only be deleted with the S3 options.", code="s3_options")
     remove_tree(path)
@@ -122,6 +129,16 @@ def _node_of(path: Path, default: str) -> str:
         return decode_manifest((path / MANIFEST).read_bytes(), where=str(path)).vm.node
     except (FileNotFoundError, FormatError):
         return default
+
+
+def _sha256_of(path: Path) -> str | None:
+    """Of the manifest of a backup whose deletion was begun; None where it is gone, damaged or was never here."""
+    try:
+        data = (path / MANIFEST).read_bytes()
+        decode_manifest(data, where=str(path))
+    except (FileNotFoundError, FormatError):
+        return None
+    return manifest_sha256(data)
 
 
 def _refuse_other_place(path: Path, place: OffsiteBackup, name: str) -> None:

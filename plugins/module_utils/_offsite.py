@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    FormatError,
     NotFoundError,
     S3Error,
     StorageError,
@@ -17,7 +19,11 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._files import decode_json, read_json, write_json
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, OFFSITE
-from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import (
+    Manifest,
+    decode_manifest,
+    manifest_sha256,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, format_time, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_multipart import MultipartUpload
@@ -125,6 +131,27 @@ class OffsiteBackup:
     def complete(self) -> bool:
         """Whether its manifest is there. Raises ``S3Error`` when that cannot be told."""
         return self.store.head(self.key(MANIFEST)) is not None
+
+    def is_of_another(self, nodes: Collection[str], sha256: str | None = None) -> bool:
+        """Whether another backup lies here: S3 has one place for an id, and two nodes may have made one each.
+
+        Args:
+            nodes: That may have made the one that is meant.
+            sha256: Of its manifest; None where that is not known.
+
+        Raises:
+            S3Error: That cannot be told. Keys that may not read are told no.
+        """
+        try:
+            data = self.store.get(self.key(MANIFEST), max_size=MAX_MANIFEST_SIZE)
+            node = decode_manifest(data, where=self.key(MANIFEST)).vm.node
+        except (NotFoundError, FormatError):
+            return False
+        except S3Error as error:
+            if error.code != _DENIED:
+                raise
+            return False
+        return node not in nodes or sha256 not in (None, manifest_sha256(data))
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Read a small JSON file of it; None where there is none.

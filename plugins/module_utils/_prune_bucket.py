@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -55,9 +55,12 @@ class BucketPrune:
 
     def _prune(self, check_mode: bool) -> None:
         listing, plan, policy = self._case.listing, self._case.plan, self._case.policy
-        begun = [str(entry["id"]) for node, entry in listing.unfinished if node and entry["status"] == "deleting"]
-        for backup_id in begun:
-            self._finish(backup_id, check_mode)
+        begun: dict[str, set[str]] = {}
+        for node, entry in listing.unfinished:
+            if node is not None and entry["status"] == "deleting":
+                begun.setdefault(str(entry["id"]), set()).update({node, str(entry["vm"]["node"])})
+        for backup_id, nodes in begun.items():
+            self._finish(backup_id, nodes, check_mode)
         if plan is None:
             return
         if check_mode:
@@ -77,13 +80,15 @@ class BucketPrune:
         if policy is not None:
             self._record.write(policy)
 
-    def _finish(self, backup_id: str, check_mode: bool) -> None:
+    def _finish(self, backup_id: str, nodes: Collection[str], check_mode: bool) -> None:
         """A node began to delete it, and must be told that its copy is gone."""
         place = self._offsite.backup(backup_id)
-        if backup_id in (self._case.listing.in_bucket or ()):
+        is_other = place.is_of_another(nodes)
+        if not is_other and backup_id in (self._case.listing.in_bucket or ()):
             self.result.cleared.append(f"unfinished deletion of {backup_id} in S3")
         if not check_mode:
-            place.delete_all()
+            if not is_other:
+                place.delete_all()
             self._confirm(backup_id, place)
 
     def _attempt(self, backup: Backup) -> None:
@@ -91,6 +96,7 @@ class BucketPrune:
         try:
             if backup in self._doomed:
                 self._refuse_held(backup, place)
+                self._refuse_another(backup, place)
                 place.refuse_locked()
                 place.delete_all()
                 self.result.note(backup, "deleted")
@@ -108,6 +114,12 @@ class BucketPrune:
     def _confirm(self, backup_id: str, place: OffsiteBackup) -> None:
         where = {"endpoint": place.endpoint or "", "bucket": place.bucket, "prefix": place.prefix}
         self.gone.append({"uuid": self._offsite.uuid, "id": backup_id, **where})
+
+    def _refuse_another(self, backup: Backup, place: OffsiteBackup) -> None:
+        """Another node's of this id, which took its place after the listing."""
+        sums = self._case.listing.ready[backup.id, backup.node]["sums"]
+        if all(place.is_of_another({backup.node}, checksum) for checksum in sums):
+            raise InputError(f"What lies in S3 as {backup.id} is not the backup that was listed.", code="changed")
 
     def _refuse_held(self, backup: Backup, place: OffsiteBackup) -> None:
         """A hold that came after the listing. Keys that may only delete cannot see it."""

@@ -397,6 +397,18 @@ def test_abandoned_uploads_are_reaped_and_what_a_node_works_on_is_not(
     assert len(offsite.bucket()) == 3
 
 
+def test_the_copy_of_another_nodes_backup_of_the_same_moment_stays(offsite: Shelf, tmp_path: Path) -> None:
+    ids = offsite.days(2)
+    other = Shelf(tmp_path / "other", node="node2", s3=offsite.s3, vm=offsite.vm)
+    other.lay(datetime.strptime(ids[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc))
+    other.upload(ids[1], drop_local=True)
+    before = offsite.bucket()
+    one = Policy(keep_last=1, keep_daily=0, keep_weekly=0, keep_monthly=0, min_keep=1)
+    outcome = offsite.prune(one, vm=[offsite.vm], id=[ids[1]])
+    assert (outcome.failure, offsite.ids()) == (None, [ids[0]])
+    assert offsite.bucket() == before
+
+
 class TestKeysThatOnlyTheMasterHas:
     """Nodes may write to the bucket and nothing else."""
 
@@ -488,6 +500,22 @@ class TestKeysThatOnlyTheMasterHas:
         assert (first.failure, second.failure) == (None, None)
         assert node.ids() == ids[:7]
         assert node.ids("deleting") == []
+
+    @pytest.mark.parametrize("begun", [True, False])
+    def test_what_took_the_place_of_a_copy_stays(self, tmp_path: Path, server: S3Server, begun: bool) -> None:
+        master, node = self.shelves(tmp_path, server)
+        ids = node.days(8)
+        node.upload(*ids, **master.s3)
+        bucket = master.bucket()
+        other = Shelf(tmp_path / "other", node="node2", s3=master.s3, vm=node.vm)
+        other.lay(datetime.strptime(ids[7], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc))
+        other.upload(ids[7])
+        if begun:
+            (node.path / node.vm / ids[7]).rename(node.path / node.vm / f"{ids[7]}.deleting")
+        listings = [{"node": node.node, "backups": node.listing()}]
+        first = master.prune(scope="s3", listings=listings, bucket=bucket)
+        assert [entry["vm"]["node"] for entry in master.bucket() if entry["id"] == ids[7]] == ["node2"]
+        assert [item["id"] for item in first.values["gone"]] == ([ids[7]] if begun else [])
 
     def test_the_master_asks_for_a_word_of_its_own(self, tmp_path: Path, server: S3Server) -> None:
         master, node = self.shelves(tmp_path, server)
