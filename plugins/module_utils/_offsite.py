@@ -192,17 +192,21 @@ class OffsiteBackup:
             self.store.delete(key)
         self.store.abort_multiparts(self.prefix + "/")
 
-    def discard(self) -> None:
+    def discard(self) -> bool:
         """Remove what a run that failed has left: unfinished uploads, then objects. Never with a manifest there.
+
+        Returns:
+            Whether all of it is gone.
 
         Raises:
             S3Error: Something could not be removed, or not be looked at.
         """
         self.store.abort_multiparts(self.prefix + "/")
         if self.complete():
-            return
+            return False
         for key in self.store.list_stored(self.prefix + "/"):
             self.store.delete(key)
+        return True
 
     def abort_unfinished(self) -> None:
         """Remove unfinished uploads of an earlier attempt; silent where the keys may not list them."""

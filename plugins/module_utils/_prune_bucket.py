@@ -16,6 +16,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     VMForgeError,
     internal_errors,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST
 from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, parse_id, parse_time
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteBackup, OffsiteVm
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_options import PruneOptions
@@ -157,12 +158,15 @@ class Reaper:
         orphans = [str(e["id"]) for node, e in vm.unfinished if node is None and self._is_abandoned(vm, str(e["id"]))]
         done = []
         for backup_id in orphans:
-            objects = self._store.list(offsite.backup(backup_id).prefix + "/")
+            place = offsite.backup(backup_id)
+            objects = self._store.list(place.prefix + "/")
+            # One with a manifest that cannot be read here is whole, perhaps, for a newer version.
+            if any(found.key == place.key(MANIFEST) for found in objects):
+                continue
             if any(self._now - found.last_modified < ABANDONED for found in objects):
                 continue
-            done.append(f"unfinished upload of {backup_id} in S3")
-            if not check_mode:
-                offsite.backup(backup_id).discard()
+            if check_mode or place.discard():
+                done.append(f"unfinished upload of {backup_id} in S3")
         prefix = self._store.config.key(vm.uuid) + "/"
         old = [upload for upload in self._store.list_multiparts(prefix) if self._is_old(vm, prefix, upload)]
         if old and not check_mode:

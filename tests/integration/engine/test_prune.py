@@ -409,6 +409,23 @@ def test_the_copy_of_another_nodes_backup_of_the_same_moment_stays(offsite: Shel
     assert offsite.bucket() == before
 
 
+def test_what_a_newer_version_wrote_is_neither_reaped_nor_said_to_be(
+    offsite: Shelf, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offsite.days(1)
+    prefix = f"{offsite.s3['s3_prefix']}/{offsite.vm}/20260101T000000Z"
+    client = server.client()
+    for name, body in (("manifest.json", b'{"schema": 99}'), ("vda.raw", b"x")):
+        client.put_object(Bucket=server.bucket, Key=f"{prefix}/{name}", Body=body)
+    client.close()
+    later = datetime.now(timezone.utc) + timedelta(days=2)
+    monkeypatch.setattr(_prune_options, "utc_now", lambda: later)
+    for check_mode in (True, False):
+        outcome = offsite.prune(check_mode=check_mode)
+        assert (outcome.failure, outcome.changed, outcome.values["reaped"]) == (None, False, [])
+    assert keys(server, prefix) == [f"{prefix}/manifest.json", f"{prefix}/vda.raw"]
+
+
 class TestKeysThatOnlyTheMasterHas:
     """Nodes may write to the bucket and nothing else."""
 
