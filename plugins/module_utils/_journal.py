@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable
 
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import StorageError, VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._files import (
     read_json,
     storage_error,
@@ -59,6 +59,8 @@ class Journal:
         Raises:
             StorageError: It could not be renamed.
         """
+        if os.path.lexists(target):
+            raise StorageError(f"{source} is not renamed to {target}, for that is there already.")
         self.note("rename", source=str(source), target=str(target))
         with storage_errors(f"renaming {source} to {target}"):
             os.rename(source, target)

@@ -94,6 +94,7 @@ class RestorePlan:
         after: The one that will be.
         nvram: Where its firmware variables go; None without any.
         tpm: Whether its TPM is restored.
+        now: A word for this moment, in the names of what is put aside.
     """
 
     mode: str
@@ -105,6 +106,7 @@ class RestorePlan:
     after: str
     nvram: Path | None
     tpm: bool
+    now: str
     warnings: tuple[str, ...] = field(default=())
 
     def as_result(self) -> dict[str, Any]:
@@ -239,6 +241,7 @@ def _plan_new(
         after=done.xml,
         nvram=nvram,
         tpm=_has(manifest, "tpm.tar"),
+        now=host.now,
         warnings=tuple(done.warnings),
     )
 
@@ -278,6 +281,7 @@ def _plan_in_place(
         after=done.xml,
         nvram=Path(spec.nvram) if spec.nvram and _has(manifest, "nvram.fd") and not single else None,
         tpm=_has(manifest, "tpm.tar") and not single,
+        now=host.now,
         warnings=tuple(done.warnings),
     )
 
@@ -356,9 +360,18 @@ def _image(
             "or paths.",
             code="target_exists",
         )
-    kept = path.with_name(f"{path.name}.before-{host.now}") if there and not is_device else None
+    kept = aside(path, host.now, host.exists) if there and not is_device else None
     image_format = "raw" if is_device else _format(disk, spec, options)
     return Image(disk, record, path, image_format, is_device, kept, manifest.id)
+
+
+def aside(path: Path, now: str, exists: Callable[[Path], bool]) -> Path:
+    """What a file that must go away is called from now on: a name that nothing has."""
+    name, number = path.with_name(f"{path.name}.before-{now}"), 1
+    while exists(name):
+        number += 1
+        name = path.with_name(f"{path.name}.before-{now}-{number}")
+    return name
 
 
 def _new_disks(images: Iterable[Image]) -> dict[str, NewDisk]:

@@ -31,7 +31,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._progress import Pr
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_check import SWTPM_DIRECTORY, refuse_running
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_data import DiskMaker
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RestoreOptions
-from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import Image, RestorePlan
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import Image, RestorePlan, aside
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_xml import keep_secrets
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup
@@ -179,10 +179,7 @@ class RestoreRun:
 
     def _exchange(self, staged: Path, path: Path) -> None:
         if os.path.lexists(path):
-            kept = path.with_name(f"{path.name}.before-{self.plan.manifest.id}")
-            if kept.is_dir():
-                remove_tree(kept)
-            kept.unlink(missing_ok=True)
+            kept = aside(path, self.plan.now, os.path.lexists)
             self._put_aside(path, kept)
             _take_over_rights(kept, staged)
         self._journal.rename(staged, path)

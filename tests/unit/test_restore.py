@@ -35,6 +35,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan impor
     new_uuid,
     plan_restore,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_run import RestoreRun
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_xml import (
     Identity,
     NewDisk,
@@ -367,6 +368,34 @@ def test_what_cannot_be_taken_back_stays_written_down_with_all_before_it(tmp_pat
     assert again.load()
     assert again.undo() is None
     assert old.exists()
+
+
+def running(tmp_path: Path, backup: StoredBackup, now: str) -> RestoreRun:
+    """A restore that asks no hypervisor."""
+    given = plan(backup.manifest, current=DOMAIN, overwrite_devices=True)
+    (tmp_path / "state").mkdir(exist_ok=True)
+    none: Any = None
+    return RestoreRun(replace(given, now=now), backup, options(), none, tmp_path / "state")
+
+
+def test_what_was_put_aside_is_never_removed_by_another_restore(backups: list[StoredBackup], tmp_path: Path) -> None:
+    """Of the same backup, in the same second, or one that fails."""
+    nvram = tmp_path / "VARS.fd"
+    nvram.write_bytes(b"original")
+    for number in range(3):
+        run = running(tmp_path, backups[0], "20261123T000000Z")
+        run._place_nvram(b"restored", nvram)
+        if number == 1:
+            assert run._journal.undo() is None
+        else:
+            run._journal.close()
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("VARS.fd*")} == {
+        "VARS.fd": b"restored",
+        "VARS.fd.before-20261123T000000Z": b"original",
+        "VARS.fd.before-20261123T000000Z-2": b"restored",
+    }
+    with pytest.raises(StorageError, match="is there already"):
+        run._journal.rename(nvram, tmp_path / "VARS.fd.before-20261123T000000Z")
 
 
 def tar(*members: tuple[str, bytes, bytes]) -> bytes:
