@@ -132,6 +132,9 @@ def _reap(
     """Reap in the bucket, where every node and the bucket were listed: what one of them knows of is not reaped."""
     if store is None or not options.reap or options.ids or options.bucket is None or fleet.missing - fleet.ignored:
         return [], None
+    if any(fleet.strangers(vm) for vm in fleet.vms.values()):
+        # A node that was not listed may be uploading now.
+        return [], None
     reaper = Reaper(store, fleet.vms.values(), now=now)
     done: list[str] = []
     try:

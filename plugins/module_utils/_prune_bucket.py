@@ -29,6 +29,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import U
 from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import HOLD
 
 ABANDONED = timedelta(days=1)
+# Where no node that was listed has anything of the VM: one that was not listed may be at work on it.
+ABANDONED_BY_STRANGERS = timedelta(days=7)
 _WAITS = {"held": "held", "s3_locked": "locked"}
 
 
@@ -163,7 +165,7 @@ class Reaper:
             # One with a manifest that cannot be read here is whole, perhaps, for a newer version.
             if any(found.key == place.key(MANIFEST) for found in objects):
                 continue
-            if any(self._now - found.last_modified < ABANDONED for found in objects):
+            if any(self._now - found.last_modified < _patience(vm) for found in objects):
                 continue
             if check_mode or place.discard():
                 done.append(f"unfinished upload of {backup_id} in S3")
@@ -174,11 +176,15 @@ class Reaper:
         return done + [f"abandoned multipart upload of {key[len(prefix) :]}" for key, _upload, _begun in old]
 
     def _is_abandoned(self, vm: VmListing, backup_id: str) -> bool:
-        return (vm.uuid, backup_id) not in self._owned and self._now - parse_id(backup_id) > ABANDONED
+        return (vm.uuid, backup_id) not in self._owned and self._now - parse_id(backup_id) > _patience(vm)
 
     def _is_old(self, vm: VmListing, prefix: str, upload: Unfinished) -> bool:
         key, _upload_id, begun = upload
         backup_id = key[len(prefix) :].split("/", 1)[0]
         if not ID_PATTERN.match(backup_id):
             return False
-        return self._now - begun > ABANDONED and self._is_abandoned(vm, backup_id)
+        return self._now - begun > _patience(vm) and self._is_abandoned(vm, backup_id)
+
+
+def _patience(vm: VmListing) -> timedelta:
+    return ABANDONED if vm.listed_by else ABANDONED_BY_STRANGERS

@@ -79,6 +79,10 @@ class Fleet:
     missing: frozenset[str]
     ignored: frozenset[str]
 
+    def strangers(self, listing: VmListing) -> list[str]:
+        """Nodes that made backups of a VM and were not listed, so what else they have of it is not known."""
+        return sorted({node for _id, node in listing.ready} - self.nodes - self.ignored)
+
     def decide(self, listing: VmListing, policy: Policy | VMForgeError, *, known: bool, now: datetime) -> Case:
         """Decide for one VM.
 
@@ -96,7 +100,7 @@ class Fleet:
                 code="missing_node",
                 message=f"Nothing was pruned, for {', '.join(lacking)} could not be listed and may have backups of it.",
             )
-        strange = sorted({node for _id, node in listing.ready} - self.nodes - self.ignored)
+        strange = self.strangers(listing)
         if strange:
             return Case(
                 listing,

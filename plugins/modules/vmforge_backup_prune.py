@@ -136,6 +136,9 @@ options:
   reap:
     description:
       - Also remove uploads from the bucket that are older than a day and that no node knows of. Needs O(bucket).
+      - Where no node in O(listings) has anything of the virtual machine, they must be older than 7 days. Nothing is
+        removed while a node is missing, or while there are backups of one that is neither in O(listings) nor in
+        O(ignore_nodes), because it may be uploading.
     type: bool
     default: true
   node:

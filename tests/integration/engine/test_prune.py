@@ -426,6 +426,38 @@ def test_what_a_newer_version_wrote_is_neither_reaped_nor_said_to_be(
     assert keys(server, prefix) == [f"{prefix}/manifest.json", f"{prefix}/vda.raw"]
 
 
+def test_what_a_node_that_was_not_listed_may_be_uploading_is_not_reaped(
+    offsite: Shelf, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offsite.days(1)
+    unknown = str(uuid.uuid4())
+    uploads = {f"{offsite.s3['s3_prefix']}/{vm}/20260101T000000Z/vda.qcow2" for vm in (offsite.vm, unknown)}
+    client = server.client()
+    for key in uploads:
+        client.put_object(Bucket=server.bucket, Key=key.replace("vda.qcow2", "domain.xml"), Body=b"x")
+        client.create_multipart_upload(Bucket=server.bucket, Key=key)
+    client.close()
+    prefix = offsite.s3["s3_prefix"]
+
+    def reaped(days: int, **more: Any) -> set[str]:
+        later = datetime.now(timezone.utc) + timedelta(days=days)
+        monkeypatch.setattr(_prune_options, "utc_now", lambda: later)
+        found = offsite.prune(policies={offsite.vm: WEEK.values(), unknown: WEEK.values()}, **more).values["reaped"]
+        return {str(text).split(":")[0] for text in found}
+
+    other = Shelf(offsite.path.parent / "other", node="node2", s3=offsite.s3, vm=offsite.vm)
+    [strange] = other.days(1, newest=NOW - timedelta(days=3))
+    other.upload(strange)
+    shutil.rmtree(other.path)
+    assert reaped(30) == set()
+    assert set(multiparts(server, prefix)) == uploads
+    assert reaped(2, ignore_nodes=["node2"]) == {"web1"}
+    assert [key for key in multiparts(server, prefix) if unknown not in key] == []
+    assert reaped(6, ignore_nodes=["node2"]) == set()
+    assert reaped(8, ignore_nodes=["node2"]) == {unknown}
+    assert multiparts(server, prefix) == []
+
+
 class TestKeysThatOnlyTheMasterHas:
     """Nodes may write to the bucket and nothing else."""
 
