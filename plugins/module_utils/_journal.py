@@ -33,7 +33,7 @@ class Journal:
 
     def __init__(self, path: Path, undoers: Mapping[str, Undo]) -> None:
         self._path = path
-        self._undoers = {"rename": _undo_rename, **undoers}
+        self._undoers = {"rename": undo_rename, **undoers}
         self._steps: list[dict[str, Any]] = []
 
     def load(self) -> bool:
@@ -53,15 +53,18 @@ class Journal:
         self._steps.append({"kind": kind, **facts})
         write_json(self._path, {"schema": _SCHEMA, "steps": self._steps})
 
-    def rename(self, source: Path, target: Path) -> None:
+    def rename(self, source: Path, target: Path, **facts: Any) -> None:
         """Rename a file or a directory. Nothing may be there under the new name.
+
+        Args:
+            facts: For whoever takes it back.
 
         Raises:
             StorageError: It could not be renamed.
         """
         if os.path.lexists(target):
             raise StorageError(f"{source} is not renamed to {target}, for that is there already.")
-        self.note("rename", source=str(source), target=str(target))
+        self.note("rename", source=str(source), target=str(target), **facts)
         with storage_errors(f"renaming {source} to {target}"):
             os.rename(source, target)
             sync_directory(target.parent)
@@ -93,7 +96,8 @@ class Journal:
             sync_directory(self._path.parent)
 
 
-def _undo_rename(step: Mapping[str, Any]) -> None:
+def undo_rename(step: Mapping[str, Any]) -> None:
+    """Give the old name back, if that has not been done yet."""
     source, target = Path(step["source"]), Path(step["target"])
     if os.path.lexists(target) and not os.path.lexists(source):
         os.rename(target, source)

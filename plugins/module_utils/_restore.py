@@ -40,7 +40,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan impor
     new_uuid,
     plan_restore,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._restore_run import RestoreRun, open_journal
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_run import DeadRun, RestoreRun, open_journal
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import cancelled_by_signals
 from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY
@@ -134,6 +134,7 @@ class _Restore:
             self._uuid = new_uuid(manifest, options.node, options.to)
         self._state = options.state_dir / self._uuid
         self._began = time.monotonic()
+        self._kept: list[str] = []
 
     def outcome(self, request: Request) -> Outcome:
         """Plan, and do it unless that is all that is wanted."""
@@ -153,7 +154,7 @@ class _Restore:
             with cancelled_by_signals():
                 run.run()
         more = {
-            "kept": run.kept,
+            "kept": [*self._kept, *run.maker.kept, *run.kept],
             "started": self._options.start,
             "sources": run.maker.sources,
             "damages": [damage.as_dict() for damage in (*self._backup.damages, *run.maker.damages)],
@@ -208,7 +209,8 @@ class _Restore:
     def _undo_what_was_interrupted(self) -> None:
         if not self._state.is_dir():
             return
-        journal = open_journal(self._hypervisor, self._state)
+        dead = DeadRun(self._state, format_id(utc_now()))
+        journal = open_journal(self._hypervisor, self._state, dead)
         if journal.load():
             domain = find_domain(self._hypervisor, self._uuid)
             if domain is not None and domain.state().active and not self._options.force:
@@ -218,11 +220,14 @@ class _Restore:
                     code="domain_running",
                 )
             left = journal.undo()
+            self._kept = dead.kept
+            told = "".join(f" What its machine may have worked on is {path} now." for path in dead.kept)
             if left is not None:
                 raise VMForgeError(
-                    f"An earlier restore was interrupted, and what it did cannot be undone: {left}", code="not_undone"
+                    f"An earlier restore was interrupted, and what it did cannot be undone: {left}{told}",
+                    code="not_undone",
                 )
-            self._warnings.append("An earlier restore that was interrupted was undone first.")
+            self._warnings.append(f"An earlier restore that was interrupted was undone first.{told}")
 
     def _present(self) -> Outcome:
         manifest = self._backup.manifest

@@ -29,11 +29,31 @@ from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Fi
 from ansible_collections.vmforge.backup.plugins.module_utils._programs import Background, need_program
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
 from ansible_collections.vmforge.backup.plugins.module_utils._repair import write_parts
-from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import Image
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import Image, aside
 
 _POLL_SECONDS = 0.1
 _TELL_SECONDS = 1.0
 _STOP_SECONDS = 10.0
+
+
+def mark_of(state: Path, target: str) -> Path:
+    """The note that a disk was finished."""
+    return state / f"{target}.done.json"
+
+
+def is_untouched(mark: Path, path: Path, staged: Path) -> bool:
+    """Whether an image that was finished under the name ``staged`` has not been written to since, by a guest above all.
+
+    Args:
+        mark: The note that says what was finished.
+        path: Of the image now.
+    """
+    try:
+        noted, status = read_json(mark), path.stat()
+    except (FileNotFoundError, FormatError):
+        return False
+    now = (str(staged), status.st_size, status.st_mtime_ns, status.st_ino)
+    return tuple(noted.get(name) for name in ("path", "size", "modified", "inode")) == now
 
 
 class DiskMaker:
@@ -43,14 +63,18 @@ class DiskMaker:
         copies: Of the backup, in the order in which they are asked.
         state: A directory for notes of what is done.
         parallel: Parts at once.
+        now: In the names of what is put aside.
 
     Attributes:
+        kept: What was put aside instead of being overwritten.
         damages: What was found and passed over.
         sources: Target -> the copy that its data came from.
     """
 
-    def __init__(self, copies: Sequence[Copy], state: Path, *, parallel: int, progress: Progress) -> None:
+    def __init__(self, copies: Sequence[Copy], state: Path, *, parallel: int, progress: Progress, now: str) -> None:
         self._copies, self._state, self._parallel, self._progress = copies, state, parallel, progress
+        self._now = now
+        self.kept: list[str] = []
         self.damages: list[Damage] = []
         self.sources: dict[str, str] = {}
 
@@ -80,6 +104,7 @@ class DiskMaker:
             self.sources[image.disk.target] = "an earlier run"
             return
         source = self.prove(image)
+        self._put_used_aside(image)
         self._convert(source, image, image.staged)
         self._note_done(image)
         if source == image.fetched:
@@ -116,8 +141,15 @@ class DiskMaker:
 
     def discard(self, image: Image) -> None:
         """Remove what was made and is not used."""
+        self._put_used_aside(image)
         for path in (image.staged, self._fetched(image), self._mark(image)):
             path.unlink(missing_ok=True)
+
+    def discard_used(self, image: Image) -> None:
+        """Remove an image that was finished and then written to."""
+        if not image.is_device and self._mark(image).exists() and not self._is_done(image):
+            image.staged.unlink(missing_ok=True)
+            self.forget(image)
 
     def forget(self, image: Image) -> None:
         """Remove the note: the file is in its place."""
@@ -176,8 +208,17 @@ class DiskMaker:
                 os.close(descriptor)
             sync_directory(target.parent)
 
+    def _put_used_aside(self, image: Image) -> None:
+        """An image that was finished and then written to may be what a guest worked on; half an image is none."""
+        if self._mark(image).exists() and image.staged.exists() and not self._is_done(image):
+            kept = aside(image.path, self._now, os.path.lexists)
+            with storage_errors(f"renaming {image.staged} to {kept}"):
+                os.rename(image.staged, kept)
+            self.kept.append(str(kept))
+        self.forget(image)
+
     def _mark(self, image: Image) -> Path:
-        return self._state / f"{image.disk.target}.done.json"
+        return mark_of(self._state, image.disk.target)
 
     def _note_done(self, image: Image) -> None:
         write_json(self._mark(image), self._facts(image))

@@ -23,13 +23,18 @@ from ansible_collections.vmforge.backup.plugins.module_utils._define import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import parse_domain
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError, S3Error, VMForgeError
-from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failures, remove_tree, storage_errors
-from ansible_collections.vmforge.backup.plugins.module_utils._journal import Journal
+from ansible_collections.vmforge.backup.plugins.module_utils._files import (
+    as_failures,
+    remove_tree,
+    storage_errors,
+    sync_directory,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._journal import Journal, Undo, undo_rename
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain, Hypervisor
 from ansible_collections.vmforge.backup.plugins.module_utils._local import PROGRESS
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_check import SWTPM_DIRECTORY, refuse_running
-from ansible_collections.vmforge.backup.plugins.module_utils._restore_data import DiskMaker
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_data import DiskMaker, is_untouched, mark_of
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RestoreOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import Image, RestorePlan, aside
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_xml import keep_secrets
@@ -40,11 +45,47 @@ from ansible_collections.vmforge.backup.plugins.module_utils._tpm_state import u
 _JOURNAL = "journal.json"
 
 
-def open_journal(hypervisor: Hypervisor, state: Path) -> Journal:
+class DeadRun:
+    """Takes back the renames of a run that died, after which its machine may have worked on the new disks for days.
+
+    Args:
+        state: The directory of its notes.
+        now: In the names of what is put aside.
+
+    Attributes:
+        kept: What was put aside: new disks and states that somebody may have written to.
+    """
+
+    def __init__(self, state: Path, now: str) -> None:
+        self._state, self._now = state, now
+        self.kept: list[str] = []
+
+    def undo_rename(self, step: Mapping[str, Any]) -> None:
+        """Take it back; what was used is not called unfinished again, for that would be overwritten."""
+        if "old" not in step or os.path.lexists(step["source"]) or self._is_new(step):
+            undo_rename(step)
+            return
+        path = Path(step["target"])
+        if not os.path.lexists(path) or (step["old"] is not None and not os.path.lexists(step["old"])):
+            # Taken back already: the old one is in its place.
+            return
+        kept = aside(path, self._now, os.path.lexists)
+        os.rename(path, kept)
+        sync_directory(path.parent)
+        self.kept.append(str(kept))
+
+    def _is_new(self, step: Mapping[str, Any]) -> bool:
+        disk = step.get("disk")
+        mark = mark_of(self._state, str(disk))
+        return disk is not None and is_untouched(mark, Path(step["target"]), Path(step["source"]))
+
+
+def open_journal(hypervisor: Hypervisor, state: Path, dead: DeadRun | None = None) -> Journal:
     """The journal of a machine's restores.
 
     Args:
         state: The directory of its notes.
+        dead: Takes back what a run did that is dead.
     """
 
     def undo_define(step: Mapping[str, Any]) -> None:
@@ -61,7 +102,10 @@ def open_journal(hypervisor: Hypervisor, state: Path) -> Journal:
         if not domain.state().active:
             start_domain(hypervisor, step["uuid"], step["name"])
 
-    return Journal(state / _JOURNAL, {"define": undo_define, "start": undo_start, "stop": undo_stop})
+    undoers: dict[str, Undo] = {"define": undo_define, "start": undo_start, "stop": undo_stop}
+    if dead is not None:
+        undoers["rename"] = dead.undo_rename
+    return Journal(state / _JOURNAL, undoers)
 
 
 @dataclass
@@ -89,9 +133,12 @@ class RestoreRun:
         plan = self.plan
         facts = {"id": plan.manifest.id, "vm": {"uuid": plan.uuid, "name": plan.name}, "node": self.options.node}
         self._progress = Progress(self.state / PROGRESS, facts)
-        self.maker = DiskMaker(self.backup.copies, self.state, parallel=self.options.parallel, progress=self._progress)
+        self.maker = DiskMaker(
+            self.backup.copies, self.state, parallel=self.options.parallel, progress=self._progress, now=plan.now
+        )
         self._journal = open_journal(self.hypervisor, self.state)
         self._asides: list[Path] = []
+        self._started = False
 
     def run(self) -> None:
         """Do it.
@@ -135,6 +182,7 @@ class RestoreRun:
         define_domain(self.hypervisor, keep_secrets(self.plan.after, before), name)
         if self.options.start:
             self._journal.note("start", uuid=uuid, name=name)
+            self._started = True
             start_domain(self.hypervisor, uuid, name)
             if self.options.boot_timeout:
                 self._progress.enter("booting")
@@ -160,7 +208,8 @@ class RestoreRun:
         if image.kept is not None:
             self._put_aside(image.path, image.kept)
             _take_over_rights(image.kept, image.staged)
-        self._journal.rename(image.staged, image.path)
+        old = str(image.kept) if image.kept is not None else None
+        self._journal.rename(image.staged, image.path, old=old, disk=image.disk.target)
 
     def _place_nvram(self, data: bytes, path: Path) -> None:
         with storage_errors(f"writing {path}"):
@@ -178,11 +227,12 @@ class RestoreRun:
         self._exchange(staged, path)
 
     def _exchange(self, staged: Path, path: Path) -> None:
+        kept = None
         if os.path.lexists(path):
             kept = aside(path, self.plan.now, os.path.lexists)
             self._put_aside(path, kept)
             _take_over_rights(kept, staged)
-        self._journal.rename(staged, path)
+        self._journal.rename(staged, path, old=str(kept) if kept is not None else None)
 
     def _put_aside(self, path: Path, kept: Path) -> None:
         self._journal.rename(path, kept)
@@ -196,6 +246,10 @@ class RestoreRun:
                 f"{self.plan.name!r} tries that again, from {self.state / _JOURNAL}.",
                 code="not_undone",
             )
+        if self._started:
+            # What this very run has made and started is worth nothing; what is only made saves the next one work.
+            for image in self.plan.images:
+                self.maker.discard_used(image)
         if not isinstance(error, (CancelledError, S3Error)):
             for image in self.plan.images:
                 self.maker.discard(image)

@@ -35,7 +35,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan impor
     new_uuid,
     plan_restore,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._restore_run import RestoreRun
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_run import DeadRun, RestoreRun, open_journal
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_xml import (
     Identity,
     NewDisk,
@@ -396,6 +396,54 @@ def test_what_was_put_aside_is_never_removed_by_another_restore(backups: list[St
     }
     with pytest.raises(StorageError, match="is there already"):
         run._journal.rename(nvram, tmp_path / "VARS.fd.before-20261123T000000Z")
+
+
+@pytest.mark.parametrize("used", [True, False])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_disk_that_a_guest_worked_on_after_the_crash_is_kept(
+    backups: list[StoredBackup], tmp_path: Path, used: bool, times: int
+) -> None:
+    """The host dies between the start and the end of the journal; the next run may die while it takes that back."""
+    run = running(tmp_path, backups[0], "20261123T000000Z")
+    disk, state = tmp_path / "web1.qcow2", tmp_path / "state"
+    image = replace(run.plan.images[0], path=disk, kept=tmp_path / "web1.qcow2.before-20261123T000000Z")
+    disk.write_bytes(b"old")
+    image.staged.write_bytes(b"restored")
+    run.maker._note_done(image)
+    run._place_image(image)
+    if used:
+        disk.write_bytes(b"a week of work")
+    journal = (state / "journal.json").read_bytes()
+    for _time in range(times):
+        (state / "journal.json").write_bytes(journal)
+        dead = DeadRun(state, "20261130T000000Z")
+        none: Any = None
+        again = open_journal(none, state, dead)
+        assert again.load()
+        assert again.undo() is None
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir() if "web1" in path.name}
+    work = tmp_path / "web1.qcow2.before-20261130T000000Z"
+    assert left == {
+        "web1.qcow2": b"old",
+        **({work.name: b"a week of work"} if used else {image.staged.name: b"restored"}),
+    }
+    assert dead.kept == ([str(work)] if used and times == 1 else [])
+    assert run.maker._is_done(image) == (not used)
+
+
+def test_an_image_that_was_finished_and_written_to_is_not_overwritten(
+    backups: list[StoredBackup], tmp_path: Path
+) -> None:
+    run = running(tmp_path, backups[0], "20261123T000000Z")
+    image = replace(run.plan.images[0], path=tmp_path / "web1.qcow2")
+    image.staged.write_bytes(b"restored")
+    run.maker._note_done(image)
+    image.staged.write_bytes(b"a week of work")
+    run.maker.discard(image)
+    assert [Path(path).read_bytes() for path in run.maker.kept] == [b"a week of work"]
+    image.staged.write_bytes(b"half")
+    run.maker.discard(image)
+    assert not image.staged.exists()
 
 
 def tar(*members: tuple[str, bytes, bytes]) -> bytes:
