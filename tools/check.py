@@ -260,7 +260,8 @@ def integration() -> bool:
     tested = ", ".join(core for core, environment in cores.items() if environment)
     # One libvirtd for all: whichever of them started it would stop it under the others.
     with system_libvirt():
-        return run_steps(f"Integration, ansible-core {tested}", steps)
+        # One more than cores: much of the time is waiting for guests and hosts.
+        return run_steps(f"Integration, ansible-core {tested}", steps, jobs=3)
 
 
 def main(wanted: Sequence[str]) -> int:
