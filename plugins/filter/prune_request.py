@@ -13,7 +13,7 @@ author: VMForge contributors (@vmforge)
 description:
   - Takes what M(vmforge.backup.vmforge_backup_info) and M(vmforge.backup.vmforge_vm_info) returned on many nodes,
     and finds the virtual machines and the nodes that are missing.
-positional: domains, names, bucket, wanted, ids, ignored
+positional: domains, names, bucket, wanted, ids, ignored, began, at
 options:
   _input:
     description: By host, the result of M(vmforge.backup.vmforge_backup_info). Empty for one that is not in the play.
@@ -43,6 +43,12 @@ options:
     type: list
     elements: str
     default: []
+  began:
+    description: By host, the moment before it was listed. Without it, no clock is compared.
+    type: dict
+  at:
+    description: The moment when all were listed, by the same clock.
+    type: str
 """
 
 EXAMPLES = r"""
@@ -56,6 +62,7 @@ _value:
   description:
     - C(hosts), the hosts that were listed, with their nodes. C(listings) and C(bucket), as short as can be.
     - C(missing), the places that could not be listed. C(vms), the virtual machines. C(known), those that a libvirt has.
+    - C(clocks), the places whose clocks are more than five minutes off.
     - C(problems), each with C(node), C(place) and C(message), and C(notes).
   type: dict
 """

@@ -29,7 +29,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._local import (
     VmDirectory,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import check_place, decode_manifest
-from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid
+from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid, format_time, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite_listing import OffsiteListing
 from ansible_collections.vmforge.backup.plugins.module_utils._options import (
@@ -79,7 +79,8 @@ def list_backups(request: Request) -> Outcome:
         if _is_wanted(entry, wanted) and entry["status"] in statuses and backup_id in (None, entry["id"])
     ]
     chosen.sort(key=lambda entry: (entry["id"], entry["vm"]["uuid"]), reverse=True)
-    return Outcome(changed=False, values={"backups": chosen, "hostname": socket.gethostname()})
+    values = {"backups": chosen, "hostname": socket.gethostname(), "time": format_time(utc_now())}
+    return Outcome(changed=False, values=values)
 
 
 def list_entries(path: Path, bucket: OffsiteListing | None, wanted: tuple[str, ...]) -> list[dict[str, Any]]:

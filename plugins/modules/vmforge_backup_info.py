@@ -78,6 +78,11 @@ hostname:
   returned: success
   type: str
   sample: node1
+time:
+  description: What the host's clock said when all was listed, in UTC.
+  returned: success
+  type: str
+  sample: "2026-11-22T15:12:00Z"
 backups:
   description: The backups, newest first.
   returned: success

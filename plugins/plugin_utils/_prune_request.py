@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.plugin_utils._answers import reason
@@ -27,6 +28,8 @@ _NEEDED = (
     "error",
 )
 BUCKET = "S3"
+# As much as the nodes themselves let pass.
+_CLOCKS_APART = timedelta(minutes=5)
 
 
 def prune_request(
@@ -37,6 +40,8 @@ def prune_request(
     wanted: Iterable[str] = (),
     ids: Iterable[str] = (),
     ignored: Iterable[str] = (),
+    began: Mapping[str, str] | None = None,
+    at: str = "",
 ) -> dict[str, Any]:
     """Put the listings together and find the virtual machines.
 
@@ -48,10 +53,13 @@ def prune_request(
         wanted: Names or UUIDs; empty means all.
         ids: Backups of the one wanted machine that are to be deleted.
         ignored: Hosts that are gone for good.
+        began: Host -> the moment before it was listed, by the clock of the control node; and
+        at: the moment when all were. Without them clocks are not compared.
 
     Returns:
-        ``hosts`` (host -> node) that were listed, ``listings``, ``bucket``, ``missing``, ``vms``, ``known``, ``notes``
-        and ``problems``, each with ``node``, ``place`` and ``message``.
+        ``hosts`` (host -> node) that were listed, ``listings``, ``bucket``, ``missing``, ``vms``, ``known``,
+        ``clocks`` (the places whose clocks are off), ``notes`` and ``problems``, each with ``node``, ``place`` and
+        ``message``.
     """
     hosts = {host: (names or {}).get(host, host) for host, answer in listed.items() if _is_listed(answer)}
     asked = bool(bucket) and not (bucket or {}).get("skipped")
@@ -60,6 +68,9 @@ def prune_request(
     if asked and not _is_listed(bucket):
         problems.append(_problem("-", BUCKET, bucket))
     missing = [problem["place"] for problem in problems]
+    asked_all = {**{host: listed[host] for host in hosts}, **({BUCKET: bucket or {}} if asked else {})}
+    off = _clocks(asked_all, began or {}, at)
+    problems += off
     listings = [{"node": hosts[host], "backups": _slim(listed[host])} for host in hosts]
     in_bucket = _slim(bucket or {}) if asked else None
     machines = [vm for answer in (domains or {}).values() for vm in answer.get("vms") or ()]
@@ -76,6 +87,7 @@ def prune_request(
         "bucket": in_bucket,
         "missing": missing,
         "vms": [{"uuid": uuid, "name": min(called[uuid], default=uuid)} for uuid in chosen],
+        "clocks": [problem["place"] for problem in off],
         "known": sorted({vm["uuid"] for vm in machines}),
         "notes": _notes(domains or {}, hosts),
         "problems": problems,
@@ -115,6 +127,29 @@ def _is_listed(answer: Mapping[str, Any] | None) -> bool:
 def _problem(node: str, place: str, answer: Mapping[str, Any] | None) -> dict[str, str]:
     nothing = "it gave no answer" if answer else "it is not in this run; leave out --limit, or name it in ignore_nodes"
     return {"node": node, "vm": "-", "place": place, "message": f"could not be listed: {reason(answer or {}, nothing)}"}
+
+
+def _clocks(answers: Mapping[str, Mapping[str, Any]], began: Mapping[str, str], at: str) -> list[dict[str, str]]:
+    """Whose clock says what cannot have been while it was listed. What they would keep is not what others would."""
+    problems = []
+    for place, answer in answers.items():
+        # The bucket is listed last.
+        first = min(began.values(), default="") if place == BUCKET else began.get(place)
+        if not (first and at and answer.get("time")):
+            continue
+        if not _moment(first) - _CLOCKS_APART <= _moment(answer["time"]) <= _moment(at) + _CLOCKS_APART:
+            message = (
+                f"its clock said {answer['time']} when it was listed, which was between {first} and {at} by the "
+                "clock of the control node. Set the clocks, with NTP for instance. Nothing was deleted anywhere."
+            )
+            node = "-" if place == BUCKET else place
+            problems.append({"node": node, "vm": "-", "place": place, "message": message})
+    return problems
+
+
+def _moment(text: str) -> datetime:
+    # Python 3.9 knows no Z.
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def _slim(listing: Mapping[str, Any]) -> list[dict[str, Any]]:

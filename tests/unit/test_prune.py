@@ -252,6 +252,22 @@ def test_the_request_names_who_is_missing_and_why() -> None:
     assert found["vms"] == [{"uuid": A, "name": "web1"}]
 
 
+@pytest.mark.parametrize(
+    ("time", "off"),
+    [("11:54:59", True), ("11:55:00", False), ("12:00:09", False), ("12:25:00", False), ("12:25:01", True)],
+)
+def test_clocks_that_are_apart_stop_everything(time: str, off: bool) -> None:
+    """Seen before the bucket is touched. How long a listing took is no fault of a clock."""
+    began, at, right = {"h1": "2026-11-22T12:00:00Z", "h2": "2026-11-22T12:00:00Z"}, "2026-11-22T12:20:00Z", "12:10:00"
+    for nodes_say, bucket_says, place in ((time, right, "h2"), (right, time, "S3")):
+        listed = {"h1": answer(entry()), "h2": {**answer(), "time": f"2026-11-22T{nodes_say}Z"}, "h3": {}}
+        bucket = {**answer(), "time": f"2026-11-22T{bucket_says}Z"}
+        found = prune_request(listed, bucket=bucket, ignored=["h3"], began=began, at=at)
+        assert found["clocks"] == ([place] if off else [])
+        assert [problem["place"] for problem in found["problems"]] == found["clocks"]
+        assert found["missing"] == []
+
+
 def test_a_bucket_that_failed_is_missing_and_one_that_was_not_asked_is_not() -> None:
     for bucket, missing, entries in (
         (None, [], None),

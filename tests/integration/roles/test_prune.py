@@ -19,6 +19,19 @@ from tests.integration.engine.shelf import Shelf
 from tests.integration.roles.conftest import DEAD, Hypervisor, Play, Run, Storage, nodes
 from tests.integration.roles.test_examples import examples
 
+# A host whose clock is ten minutes late, as its Python sees it.
+LATE = """
+import datetime
+
+
+class Late(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) - datetime.timedelta(minutes=10)
+
+
+datetime.datetime = Late
+"""
 WEEK = {"vmforge_backup_policy": {"keep_daily": 7, "keep_weekly": 0, "keep_monthly": 0}}
 
 
@@ -138,6 +151,33 @@ def test_a_policy_that_keeps_nothing_stops_its_machine_alone(
     assert run.code == 2
     assert "nothing would be kept" in run.text
     assert sorted(one.ids()) == sorted([*ids, *theirs[:7]])
+
+
+def test_a_clock_that_is_off_stops_it_before_the_bucket(
+    play_newest: Play, one: Shelf, two: Shelf, storage: Storage, bucket: S3Server
+) -> None:
+    late = storage.place / "late"
+    late.mkdir()
+    (late / "sitecustomize.py").write_text(LATE)
+    python = late / "python3"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={late}:$PYTHONPATH exec /usr/bin/python3 "$@"\n')
+    python.chmod(0o755)
+    variables = offsite(bucket, storage)
+    variables.update(
+        vmforge_backup_s3_delete_access_key=bucket.access_key,
+        vmforge_backup_s3_delete_secret_key=bucket.secret_key,
+        vmforge_backup_prune_state_dir=str(storage.place / "state"),
+    )
+    one.s3 = {"offsite": "s3", **bucket.params(s3_prefix=variables["vmforge_backup_s3_prefix"])}
+    ids = one.days(9)
+    two.days(1, newest=datetime.now(timezone.utc) - timedelta(days=30))
+    one.upload(*ids)
+    fleet = nodes(f"one prune_dir={one.path}", f"two prune_dir={two.path} ansible_python_interpreter={python}")
+    run = play_newest("prune.yml", inventory=fleet, **variables, **WEEK)
+    assert run.code == 2
+    assert "its clock said" in run.text
+    assert [problem["place"] for problem in run.stats["vmforge_prune_report"]["problems"]] == ["two"]
+    assert (len(one.bucket()), one.ids()) == (9, ids)
 
 
 @pytest.mark.parametrize("split", [False, True], ids=["with the nodes' keys", "with the master's keys"])
