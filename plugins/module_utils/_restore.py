@@ -227,6 +227,9 @@ class _Restore:
                     f"An earlier restore was interrupted, and what it did cannot be undone: {left}{told}",
                     code="not_undone",
                 )
+            told += "".join(
+                f" The block device {path} was overwritten by it, wholly or in part." for path in dead.overwritten
+            )
             self._warnings.append(f"An earlier restore that was interrupted was undone first.{told}")
 
     def _present(self) -> Outcome:

@@ -110,9 +110,8 @@ class DiskMaker:
         if source == image.fetched:
             source.unlink()
 
-    def write_device(self, image: Image) -> None:
-        """Write to a block device; what was on it is lost."""
-        source = self.prove(image)
+    def write_device(self, image: Image, source: Path) -> None:
+        """Write what was proved to a block device; what was on it is lost."""
         self._convert(source, image, image.path)
         if source == self._fetched(image):
             source.unlink()

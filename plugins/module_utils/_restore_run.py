@@ -22,7 +22,12 @@ from ansible_collections.vmforge.backup.plugins.module_utils._define import (
     wait_until_up,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import parse_domain
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError, S3Error, VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    CancelledError,
+    S3Error,
+    StorageError,
+    VMForgeError,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._files import (
     as_failures,
     remove_tree,
@@ -36,7 +41,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._progress import Pr
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_check import SWTPM_DIRECTORY, refuse_running
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_data import DiskMaker, is_untouched, mark_of
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RestoreOptions
-from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import Image, RestorePlan, aside
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import IN_PLACE, Image, RestorePlan, aside
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_xml import keep_secrets
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup
@@ -54,11 +59,13 @@ class DeadRun:
 
     Attributes:
         kept: What was put aside: new disks and states that somebody may have written to.
+        overwritten: Block devices whose old content is lost.
     """
 
     def __init__(self, state: Path, now: str) -> None:
         self._state, self._now = state, now
         self.kept: list[str] = []
+        self.overwritten: list[str] = []
 
     def undo_rename(self, step: Mapping[str, Any]) -> None:
         """Take it back; what was used is not called unfinished again, for that would be overwritten."""
@@ -97,12 +104,23 @@ def open_journal(hypervisor: Hypervisor, state: Path, dead: DeadRun | None = Non
     def undo_start(step: Mapping[str, Any]) -> None:
         destroy_domain(hypervisor, step["uuid"], step["name"])
 
+    def undo_device(step: Mapping[str, Any]) -> None:
+        if dead is None:
+            raise StorageError(
+                f"The block device {step['path']} was overwritten, wholly or in part, so {step['name']!r} is not "
+                "started.",
+                code="device",
+            )
+        dead.overwritten.append(step["path"])
+
     def undo_stop(step: Mapping[str, Any]) -> None:
+        if dead is not None and dead.overwritten:
+            return
         domain = Domain(hypervisor, step["uuid"], step["name"])
         if not domain.state().active:
             start_domain(hypervisor, step["uuid"], step["name"])
 
-    undoers: dict[str, Undo] = {"define": undo_define, "start": undo_start, "stop": undo_stop}
+    undoers: dict[str, Undo] = {"define": undo_define, "start": undo_start, "stop": undo_stop, "device": undo_device}
     if dead is not None:
         undoers["rename"] = dead.undo_rename
     return Journal(state / _JOURNAL, undoers)
@@ -203,7 +221,10 @@ class RestoreRun:
 
     def _place_image(self, image: Image) -> None:
         if image.is_device:
-            self.maker.write_device(image)
+            source = self.maker.prove(image)
+            if self.plan.mode == IN_PLACE:
+                self._journal.note("device", path=str(image.path), name=self.plan.name)
+            self.maker.write_device(image, source)
             return
         if image.kept is not None:
             self._put_aside(image.path, image.kept)

@@ -24,6 +24,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     InputError,
     NotFoundError,
     StorageError,
+    VMForgeError,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._journal import Journal
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest
@@ -444,6 +445,24 @@ def test_an_image_that_was_finished_and_written_to_is_not_overwritten(
     image.staged.write_bytes(b"half")
     run.maker.discard(image)
     assert not image.staged.exists()
+
+
+def test_no_machine_is_started_on_a_device_that_is_half_written(backups: list[StoredBackup], tmp_path: Path) -> None:
+    """Nor by the next restore, which makes all of it anew. None of these asks the hypervisor for anything."""
+    run = running(tmp_path, backups[0], "20261123T000000Z")
+    run._journal.note("stop", uuid=UUID, name="web1")
+    device = replace(run.plan.images[1], path=tmp_path / "device")
+    assert device.is_device
+    with pytest.raises(VMForgeError):
+        # No image of this backup is one that qemu-img would read.
+        run._place_image(device)
+    assert "was overwritten, wholly or in part, so 'web1' is not started" in str(run._journal.undo())
+    dead = DeadRun(tmp_path / "state", "20261130T000000Z")
+    none: Any = None
+    again = open_journal(none, tmp_path / "state", dead)
+    assert again.load()
+    assert again.undo() is None
+    assert dead.overwritten == [str(device.path)]
 
 
 def tar(*members: tuple[str, bytes, bytes]) -> bytes:
