@@ -25,8 +25,8 @@ def listing(nodes: Mapping[str, Mapping[str, Any]], bucket: Mapping[str, Any] | 
         bucket: The same for S3; None, empty or skipped if it was not asked.
 
     Returns:
-        ``backups``, newest first: as the module returns them, and ``vm_name`` and ``node``. ``problems``: each with
-        ``node``, ``place`` and ``message``. ``notes``.
+        ``backups``, newest first: as the module returns them, and ``vm_name``, ``node`` and ``state``, the status with
+        what verifications and holds add to it. ``problems``: each with ``node``, ``place`` and ``message``. ``notes``.
     """
     merged: dict[Key, dict[str, Any]] = {}
     problems: list[dict[str, str]] = []
@@ -45,6 +45,11 @@ def listing(nodes: Mapping[str, Mapping[str, Any]], bucket: Mapping[str, Any] | 
     notes += [
         f"{entry['vm_name']} {entry['id']} on {entry['node']}: {entry['error']}" for entry in backups if entry["error"]
     ]
+    for entry in backups:
+        told = [("bad " + copy, why) for copy, why in _bad_copies(entry).items()]
+        told += [("held", entry["hold"].get("reason"))] if entry.get("hold") else []
+        entry["state"] = ", ".join([entry["status"], *(word for word, _why in told)])
+        notes += [f"{entry['vm_name']} {entry['id']}: {word}: {why or 'no reason given'}" for word, why in told]
     return {"backups": backups, "problems": problems, "notes": notes}
 
 
@@ -76,6 +81,13 @@ def _merge(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     copies = [*better["copies"], *(copy for copy in worse["copies"] if copy not in better["copies"])]
     more = {name: better.get(name) or worse.get(name) for name in ("path", "s3_key", "hold", "verified", "error")}
     return dict(better, copies=copies, chain_local=better["chain_local"] or worse["chain_local"], **more)
+
+
+def _bad_copies(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What verifications complained of, by copy; what a later one has cleared is not on record any more."""
+    results = (entry.get("verified") or {}).get("results") or ()
+    bad = {result["copy"]: result.get("detail") for result in results if not result["ok"]}
+    return {copy: bad[copy] for copy in entry["copies"] if copy in bad}
 
 
 def _correct(merged: Mapping[Key, dict[str, Any]], stored: set[Key]) -> None:

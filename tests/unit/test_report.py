@@ -187,6 +187,20 @@ def test_a_failed_attempt_and_a_backup_of_one_id_are_two() -> None:
     assert [item["vm_name"] for item in merged["backups"]] == ["web", "web"]
 
 
+def test_bad_copies_and_holds_are_shown() -> None:
+    results = [
+        {"copy": "local", "level": "data", "ok": False, "at": "2026-11-22T12:00:00Z", "detail": "vda.qcow2, part 3"},
+        {"copy": "s3", "level": "data", "ok": True, "at": "2026-11-22T12:00:00Z", "detail": None},
+    ]
+    told = entry(copies=["local", "s3"], verified={"results": results}, hold={"reason": "audit"})
+    merged = listing({"n1": {"backups": [told, entry(backup_id="20261121T100000Z")]}})
+    assert [item["state"] for item in merged["backups"]] == ["ready, bad local, held", "ready"]
+    assert merged["notes"] == [
+        "web 20261122T100000Z: bad local: vda.qcow2, part 3",
+        "web 20261122T100000Z: held: audit",
+    ]
+
+
 def test_nodes_that_do_not_answer_are_problems() -> None:
     merged = listing({"n1": {"unreachable": True, "msg": "no route"}, "n2": {}, "n3": {"msg": "no directory"}})
     assert [(item["node"], item["message"].split(";")[0]) for item in merged["problems"]] == [

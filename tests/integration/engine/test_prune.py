@@ -443,7 +443,7 @@ def test_what_a_node_that_was_not_listed_may_be_uploading_is_not_reaped(
         later = datetime.now(timezone.utc) + timedelta(days=days)
         monkeypatch.setattr(_prune_options, "utc_now", lambda: later)
         found = offsite.prune(policies={offsite.vm: WEEK.values(), unknown: WEEK.values()}, **more).values["reaped"]
-        return {str(text).split(":")[0] for text in found}
+        return {str(text).split(":", maxsplit=1)[0] for text in found}
 
     other = Shelf(offsite.path.parent / "other", node="node2", s3=offsite.s3, vm=offsite.vm)
     [strange] = other.days(1, newest=NOW - timedelta(days=3))
