@@ -234,6 +234,13 @@ def _check_disk(disk: DiskRecord, manifest: Manifest, names: Sequence[str]) -> N
         raise ValueError(f"disk {disk.target!r} of type {disk.type!r}")
     if disk.type == "incremental" and manifest.type == "full":
         raise ValueError(f"disk {disk.target} is incremental in a full backup")
+    # Always the parent's file, by the relative name that stands in the image.
+    below = f"../{manifest.parent['id']}/" if manifest.parent is not None and disk.type == "incremental" else None
+    backing = disk.backing or ""
+    if (disk.backing is None) != (below is None) or (
+        below is not None and not (backing.startswith(below) and _NAME.match(backing[len(below) :]))
+    ):
+        raise ValueError(f"disk {disk.target} of type {disk.type} on {disk.backing!r}")
     if not _is_count(disk.virtual_size) or disk.virtual_size % 512 or not _is_count(disk.data_bytes):
         raise ValueError(f"disk {disk.target} of {disk.virtual_size!r} bytes with {disk.data_bytes!r} of data")
     if disk.file not in names:

@@ -27,6 +27,11 @@ def describe(name: str, data: bytes, part_size: int) -> FileRecord:
     return FileRecord(name, len(data), hashlib.sha256(data).hexdigest(), part_size, parts)
 
 
+def backing_of(parent: Mapping[str, str] | None, file: str) -> str | None:
+    """The name of the parent's image, as it stands in an incremental one."""
+    return f"../{parent['id']}/{file}" if parent else None
+
+
 def make_backup(
     directory: Path,
     files: Mapping[str, bytes],
@@ -51,7 +56,10 @@ def make_backup(
         full_reason=None if parent else "every backup is a full one",
         consistency="crash",
         compression="zstd",
-        disks=tuple(DiskRecord(f[:-6], kind, f, "qcow2", f"/x/{f}", 1 << 20, len(files[f])) for f in disks),
+        disks=tuple(
+            DiskRecord(f[:-6], kind, f, "qcow2", f"/x/{f}", 1 << 20, len(files[f]), backing_of(parent, f))
+            for f in disks
+        ),
         excluded=(("sda", "cdrom"),),
         files=tuple(describe(file, data, part_size) for file, data in files.items()),
         tool={"collection": "1.0.0", "libvirt": "9.0.0", "qemu": "7.2.0"},

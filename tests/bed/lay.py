@@ -28,6 +28,7 @@ def manifest_of(backup_id: str, *, node: str = NODE, parent: str | None = None, 
     """The manifest of a backup with one disk, made at the second of its id."""
     instant = format_time(parse_id(backup_id))
     kind = "full" if parent is None else "incremental"
+    backing = None if parent is None else f"../{parent}/vda.qcow2"
     values: dict[str, Any] = {
         "id": backup_id,
         "vm": VmRef(UUID, "web1", node),
@@ -38,7 +39,7 @@ def manifest_of(backup_id: str, *, node: str = NODE, parent: str | None = None, 
         "parent": None if parent is None else {"id": parent, "manifest_sha256": manifest_sha256(b"")},
         "consistency": "quiesced",
         "compression": "zstd",
-        "disks": (DiskRecord("vda", kind, "vda.qcow2", "qcow2", "/i/vda", virtual_size=1 << 20, data_bytes=65536),),
+        "disks": (DiskRecord("vda", kind, "vda.qcow2", "qcow2", "/i/vda", 1 << 20, 65536, backing),),
         "excluded": (),
         "files": (describe_bytes("vda.qcow2", DATA, part_size=1 << 24),),
         "tool": {"collection": "1.0.0"},

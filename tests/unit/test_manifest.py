@@ -208,6 +208,7 @@ CONTRADICTIONS = [
     at("disks.0.data_bytes", None),
     at("disks.0.type", "incremental"),
     at("disks.0.type", "delta"),
+    at("disks.0.backing", "../20261122T151200Z/vda.qcow2"),
     at("excluded", [{"target": "sda"}]),
     at("tool", None),
     *(without(key) for key in sound()),
@@ -215,6 +216,30 @@ CONTRADICTIONS = [
     without("files.0.parts"),
     without("disks.0.source"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("backing", "is_sound"),
+    [
+        ("../20261122T151100Z/vda.qcow2", True),
+        (None, False),
+        ("", False),
+        ("vda.qcow2", False),
+        ("/vda.qcow2", False),
+        ("../20261122T151000Z/vda.qcow2", False),
+        ("../20261122T151100Z/../x", False),
+        ("../20261122T151100Z/", False),
+    ],
+)
+def test_an_incremental_disk_builds_on_a_file_of_its_parent(backing: str | None, is_sound: bool) -> None:
+    value = sound()
+    value.update(type="incremental", parent={"id": "20261122T151100Z", "manifest_sha256": HASH})
+    value["disks"][0].update(type="incremental", backing=backing)
+    if is_sound:
+        assert decode_manifest(json.dumps(value).encode(), where="here").disks[0].backing == backing
+    else:
+        with pytest.raises(FormatError, match="here"):
+            decode_manifest(json.dumps(value).encode(), where="here")
 
 
 @pytest.mark.parametrize("change", CONTRADICTIONS)

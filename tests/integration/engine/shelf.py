@@ -62,6 +62,7 @@ class Shelf:
         (place / "vda.qcow2").write_bytes(data)
         (place / "domain.xml").write_bytes(b"<domain/>")
         kind = "full" if parent is None else "incremental"
+        backing = None if parent is None else f"../{parent}/vda.qcow2"
         manifest = Manifest(
             id=backup_id,
             vm=VmRef(self.vm, self.name, more.get("node", self.node)),
@@ -71,7 +72,7 @@ class Shelf:
             full_reason="first" if parent is None else None,
             consistency="crash",
             compression="zstd",
-            disks=(DiskRecord("vda", kind, "vda.qcow2", "qcow2", "/x", 512, size),),
+            disks=(DiskRecord("vda", kind, "vda.qcow2", "qcow2", "/x", 512, size, backing),),
             excluded=(),
             files=tuple(
                 describe_bytes(name, (place / name).read_bytes(), part_size=16 << 20)
