@@ -13,7 +13,7 @@ author: VMForge contributors (@vmforge)
 description:
   - Takes what P(vmforge.backup.prune_request#filter) returned,
     and what M(vmforge.backup.vmforge_backup_prune) did then.
-positional: done, bucket, policies
+positional: done, bucket, policies, check_mode
 options:
   _input:
     description: Of P(vmforge.backup.prune_request#filter).
@@ -29,6 +29,10 @@ options:
   policies:
     description: The result of M(vmforge.backup.vmforge_backup_policy_info).
     type: dict
+  check_mode:
+    description: Whether they only told what they would do.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""

@@ -62,7 +62,7 @@ _value:
   description:
     - C(hosts), the hosts that were listed, with their nodes. C(listings) and C(bucket), as short as can be.
     - C(missing), the places that could not be listed. C(vms), the virtual machines. C(known), those that a libvirt has.
-    - C(clocks), the places whose clocks are more than five minutes off.
+    - C(ids), the backups that are named. C(clocks), the places whose clocks are more than five minutes off.
     - C(problems), each with C(node), C(place) and C(message), and C(notes).
   type: dict
 """

@@ -75,7 +75,7 @@ class BucketPrune:
         except InputError as error:
             if not check_mode:
                 raise
-            self.result.warnings.append(error.message)
+            self.result.ask(error)
         if check_mode:
             return
         for backup in plan.deleted:

@@ -21,6 +21,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._delete import (
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     BusyError,
     FormatError,
+    InputError,
     StorageError,
     VMForgeError,
     internal_errors,
@@ -96,8 +97,8 @@ class NodePrune:
         if self._case.plan is not None and self._case.policy is not None:
             try:
                 self._record.check(self._case.plan, self._case.policy, confirmed=self._options.confirm)
-            except VMForgeError as error:
-                self.result.warnings.append(error.message)
+            except InputError as error:
+                self.result.ask(error)
 
     def _leftovers(self) -> list[str]:
         """What earlier runs left, in words. What a live run is at work on is none of it."""

@@ -37,8 +37,8 @@ class PolicyRecord:
             return
         raise InputError(
             f"With this policy, which is new here, {len(plan.deleted)} backups would be deleted and {len(plan.kept)} "
-            "kept, so nothing was. Look at the plan with --check; if it is right, run once with confirm: true "
-            "(with the playbook: -e vmforge_backup_confirm=true).",
+            "kept. Nothing is before a person says so: look at the plan with --check; if it is right, run once with "
+            "confirm: true (with the playbook: -e vmforge_backup_confirm=true).",
             code="confirm",
         )
 

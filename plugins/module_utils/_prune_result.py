@@ -16,6 +16,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._prune_plan import 
 
 # Of a VM. ``unknown`` is told, and waits for a person; the others are failures.
 GOOD = ("pruned", "planned", "unchanged", "unknown")
+# Of a backup: it is deleted, or would be.
+GONE = ("deleted", "planned")
 
 
 def as_failure(error: VMForgeError | OSError) -> VMForgeError:
@@ -37,6 +39,7 @@ class PruneResult:
         self._node = node
         self._mine = set(mine)
         self._result = "unchanged"
+        self._is_asking = False
         self._code, self._message = case.code, case.message
         self._became: dict[Backup, tuple[str, str | None]] = {}
         if case.plan is None:
@@ -49,6 +52,11 @@ class PruneResult:
     def fail(self, error: VMForgeError, *, result: str = "failed") -> None:
         """The VM failed as a whole."""
         self._result, self._code, self._message = result, error.code, error.message
+
+    def ask(self, error: VMForgeError) -> None:
+        """In check mode: a run would need a person's word first. That is told, and nothing has failed."""
+        self.fail(error, result="confirm")
+        self._is_asking = True
 
     def settle(self, *, check_mode: bool) -> None:
         """Draw the sum, unless it failed as a whole."""
@@ -66,18 +74,18 @@ class PruneResult:
     @property
     def changed(self) -> bool:
         """Whether anything was deleted or cleared, or would be."""
-        return bool(self.cleared) or any(result in ("deleted", "planned") for result, _text in self._became.values())
+        return bool(self.cleared) or any(result in GONE for result, _text in self._became.values())
 
     @property
     def failure(self) -> str | None:
         """Why it failed."""
-        return None if self._result in GOOD else f"{self.case.listing.name}: {self._message}"
+        return None if self._is_asking or self._result in GOOD else f"{self.case.listing.name}: {self._message}"
 
     def as_dict(self) -> dict[str, Any]:
         """The entry of the result."""
         rows = self._rows()
-        kept = [row for row in rows if row["result"] != "deleted"]
-        gone = [row for row in rows if row["result"] == "deleted"]
+        kept = [row for row in rows if row["result"] not in GONE]
+        gone = [row for row in rows if row["result"] in GONE]
         return {
             "vm": {"uuid": self.case.listing.uuid, "name": self.case.listing.name},
             "node": self._node,
@@ -98,7 +106,7 @@ class PruneResult:
     def diff(self) -> tuple[str, str]:
         """Before and after, a line for each backup."""
         lines = [(row, _line(self.case.listing.name, row)) for row in self._rows()]
-        left = [line for row, line in lines if row["result"] not in ("deleted", "planned")]
+        left = [line for row, line in lines if row["result"] not in GONE]
         return "".join(line for _row, line in lines), "".join(left)
 
     def _rows(self) -> list[dict[str, Any]]:

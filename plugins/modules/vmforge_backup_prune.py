@@ -219,7 +219,8 @@ vms:
       description:
         - V(pruned), V(planned) in check mode, or V(unchanged). V(unknown), and all kept, if neither libvirt nor
           the panel has the virtual machine.
-        - V(skipped) if a listing is missing, V(confirm) if a person has to, and V(failed).
+        - V(skipped) if a listing is missing, V(confirm) if a person has to, and V(failed). In check mode V(confirm) is
+          no failure.
       type: str
       sample: pruned
     code:
@@ -230,14 +231,16 @@ vms:
       description: Why it was not pruned.
       type: str
     kept:
-      description: Backups that are still there, on all nodes, those among them that could not be deleted.
+      description:
+        - Backups that are still there, on all nodes, those among them that could not be deleted. In check mode, those
+          that would be.
       type: int
       sample: 22
     kept_bytes:
       description: Bytes of them.
       type: int
     deleted:
-      description: Backups that are deleted, and that this has been confirmed of.
+      description: Backups that are deleted, and that this has been confirmed of. In check mode, those that would be.
       type: int
       sample: 1
     deleted_bytes:

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+_FEW = 5
 _PREFIXES = ("Task failed: ", "Module failed: ")
 
 
@@ -17,3 +18,10 @@ def reason(answer: Mapping[str, Any], otherwise: str) -> str:
     for prefix in _PREFIXES:
         text = text[len(prefix) :] if text.startswith(prefix) else text
     return text
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few of them, in words, and how many more there are."""
+    all_of_them = list(names)
+    more = len(all_of_them) - _FEW
+    return ", ".join(all_of_them[:_FEW]) + (f" and {more} more" if more > 0 else "") or "none"

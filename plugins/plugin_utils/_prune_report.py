@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.plugin_utils._answers import reason
+from ansible_collections.vmforge.backup.plugins.plugin_utils._node_names import hosts_by_node
 from ansible_collections.vmforge.backup.plugins.plugin_utils._prune_request import BUCKET
 
 _GOOD = ("pruned", "planned", "unchanged", "unknown")
+_GONE = ("deleted", "planned")
 # What several hosts say of one thing becomes the first of these that one of them says.
 _VM_ORDER = ("failed", "confirm", "skipped", "unknown", "pruned", "planned", "unchanged")
 _BACKUP_ORDER = (
@@ -32,6 +34,7 @@ def prune_report(
     done: Mapping[str, Mapping[str, Any]],
     bucket: Mapping[str, Any] | None = None,
     policies: Mapping[str, Any] | None = None,
+    check_mode: bool = False,
 ) -> dict[str, Any]:
     """Put together what all nodes did.
 
@@ -40,9 +43,11 @@ def prune_report(
         done: Host -> what its ``vmforge_backup_prune`` returned; empty or skipped for one that had nothing to do.
         bucket: The same for the bucket, where that is pruned by itself.
         policies: What ``vmforge_backup_policy_info`` returned.
+        check_mode: What would be deleted counts as deleted, and to need a person's word is no problem yet.
 
     Returns:
-        ``vms`` and ``backups``: rows; ``problems``, each with ``node``, ``place`` and ``message``; ``notes``.
+        ``vms`` and ``backups``: rows, of what was named alone where that is to be deleted; ``problems``, each with
+        ``node``, ``place`` and ``message``; ``notes``.
     """
     problems = [dict(problem) for problem in request["problems"]]
     if policies and "policies" not in policies and not policies.get("skipped"):
@@ -60,19 +65,24 @@ def prune_report(
             told.setdefault(vm["vm"]["uuid"], []).append((place, vm))
     names = {vm["uuid"]: vm["name"] for vm in request["vms"]}
     missing = [problem for problem in request["problems"] if problem["place"] in request["missing"]]
+    good = (*_GOOD, "confirm") if check_mode else _GOOD
+    named, hosts = request["ids"], hosts_by_node(request["hosts"])
     rows, backups = [], []
     for uuid in sorted(told, key=lambda uuid: (names.get(uuid, uuid), uuid)):
         row, of_vm = _vm_rows(uuid, told[uuid])
         rows.append(row)
+        of_vm = [
+            dict(item, node=hosts.get(item["node"], item["node"])) for item in of_vm if not named or item["id"] in named
+        ]
         backups += of_vm
-        problems += _vm_problems(told[uuid], several=bool(missing))
-        notes += [f"{row['vm']}: {row['message']}"] if row["result"] == "unknown" else []
+        problems += _vm_problems(told[uuid], good, several=bool(missing))
+        notes += [f"{row['vm']}: {row['message']}"] if row["result"] in good and row["message"] else []
         notes += [
             f"{item['vm']} {item['id']}: {item['message']}"
             for item in of_vm
             if item["result"] in ("locked", "held", "waiting") and item["message"]
         ]
-        notes += _rule_notes(row)
+        notes += [] if named else _rule_notes(row)
     notes += [_sentence(problem) for problem in problems]
     return {"vms": rows, "backups": backups, "problems": problems, "notes": notes}
 
@@ -87,9 +97,8 @@ def _vm_rows(uuid: str, told: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[
             row = dict(backup, vm=vm["vm"]["name"], uuid=uuid)
             merged[key] = min(merged.get(key, row), row, key=lambda row: _BACKUP_ORDER.index(row["result"]))
     backups = sorted(merged.values(), key=lambda row: (row["id"], row["node"]), reverse=True)
-    gone = [row for row in backups if row["result"] == "deleted"]
-    stays = [row for row in backups if row["result"] != "deleted"]
-    going = [row for row in backups if row["result"] == "planned"]
+    gone = [row for row in backups if row["result"] in _GONE]
+    stays = [row for row in backups if row["result"] not in _GONE]
     return {
         "vm": worst["vm"]["name"],
         "uuid": uuid,
@@ -100,14 +109,14 @@ def _vm_rows(uuid: str, told: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[
         "kept_bytes": sum(row["size_bytes"] for row in stays),
         "deleted": len(gone),
         "deleted_bytes": sum(row["size_bytes"] for row in gone),
-        "planned": len(going),
-        "planned_bytes": sum(row["size_bytes"] for row in going),
         "cleared": [text for _place, vm in answers for text in vm["cleared"]],
         "rules": worst["rules"],
     }, backups
 
 
-def _vm_problems(told: Iterable[tuple[str, Mapping[str, Any]]], *, several: bool) -> list[dict[str, str]]:
+def _vm_problems(
+    told: Iterable[tuple[str, Mapping[str, Any]]], good: Iterable[str], *, several: bool
+) -> list[dict[str, str]]:
     """One for each place where a machine failed; a missing listing, which stops all of them, is told once."""
     return [
         {
@@ -117,7 +126,7 @@ def _vm_problems(told: Iterable[tuple[str, Mapping[str, Any]]], *, several: bool
             "message": str(vm["message"]),
         }
         for place, vm in told
-        if vm["result"] not in _GOOD and not (vm["code"] == "missing_node" and several)
+        if vm["result"] not in good and not (vm["code"] == "missing_node" and several)
     ]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from ansible_collections.vmforge.backup.plugins.plugin_utils._answers import reason
+from ansible_collections.vmforge.backup.plugins.plugin_utils._answers import reason, some
 
 # What pruning needs of an entry of a listing: all of it is sent to every node that has the machine.
 _NEEDED = (
@@ -29,6 +29,7 @@ _NEEDED = (
 )
 BUCKET = "S3"
 # As much as the nodes themselves let pass.
+_LEFT_OUT = "it is not in this run; leave out --limit, or name it in vmforge_backup_ignore_nodes"
 _CLOCKS_APART = timedelta(minutes=5)
 
 
@@ -57,11 +58,12 @@ def prune_request(
         at: the moment when all were. Without them clocks are not compared.
 
     Returns:
-        ``hosts`` (host -> node) that were listed, ``listings``, ``bucket``, ``missing``, ``vms``, ``known``,
+        ``hosts`` (host -> node) that were listed, ``listings``, ``bucket``, ``missing``, ``vms``, ``known``, ``ids``,
         ``clocks`` (the places whose clocks are off), ``notes`` and ``problems``, each with ``node``, ``place`` and
         ``message``.
     """
     hosts = {host: (names or {}).get(host, host) for host, answer in listed.items() if _is_listed(answer)}
+    wanted, ids = list(wanted), list(ids)
     asked = bool(bucket) and not (bucket or {}).get("skipped")
     silent = [host for host in listed if host not in {*hosts, *ignored}]
     problems = [_problem(host, host, listed[host]) for host in silent]
@@ -90,6 +92,7 @@ def prune_request(
         "clocks": [problem["place"] for problem in off],
         "known": sorted({vm["uuid"] for vm in machines}),
         "notes": _notes(domains or {}, hosts),
+        "ids": list(ids),
         "problems": problems,
     }
 
@@ -125,7 +128,11 @@ def _is_listed(answer: Mapping[str, Any] | None) -> bool:
 
 
 def _problem(node: str, place: str, answer: Mapping[str, Any] | None) -> dict[str, str]:
-    nothing = "it gave no answer" if answer else "it is not in this run; leave out --limit, or name it in ignore_nodes"
+    nothing = (
+        "it gave no answer"
+        if answer
+        else "it is not in this run; leave out --limit, or name it in vmforge_backup_ignore_nodes"
+    )
     return {"node": node, "vm": "-", "place": place, "message": f"could not be listed: {reason(answer or {}, nothing)}"}
 
 
@@ -171,22 +178,22 @@ def _names(
 
 
 def _choose(
-    names: Mapping[str, set[str]], wanted: Iterable[str], missing: Sequence[str]
+    names: Mapping[str, set[str]], wanted: Sequence[str], missing: Sequence[str]
 ) -> tuple[list[str], list[dict[str, str]]]:
     chosen: list[str] = []
     problems = []
-    texts = list(wanted)
-    for text in texts:
+    for text in wanted:
         found = sorted(uuid for uuid in names if text.lower() == uuid or text in names[uuid])
         if len(found) > 1:
             message = f"several virtual machines are called so: {', '.join(found)}; ask for one by its UUID"
             problems.append({"node": "-", "vm": text, "place": text, "message": message})
         elif not found:
             message = "has no backup" + (f" on what was listed, which {', '.join(missing)} was not" if missing else "")
+            message += f". There are backups of {some(min(called, default=uuid) for uuid, called in names.items())}"
             problems.append({"node": "-", "vm": text, "place": text, "message": message})
         else:
             chosen += found
-    return (sorted(names) if not texts else list(dict.fromkeys(chosen))), problems
+    return (sorted(names) if not wanted else list(dict.fromkeys(chosen))), problems
 
 
 def _absent(chosen: Sequence[str], ids: Iterable[str], entries: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -194,8 +201,9 @@ def _absent(chosen: Sequence[str], ids: Iterable[str], entries: Iterable[Mapping
         message = "a backup is named by one virtual machine and its id: set vm and id"
         return [{"node": "-", "vm": "-", "place": "vm", "message": message}]
     there = {entry["id"] for entry in entries if entry["vm"]["uuid"] == chosen[0] and entry["status"] != "failed"}
+    message = f"there is no such backup. There are {some(sorted(there, reverse=True))}"
     return [
-        {"node": "-", "vm": chosen[0], "place": backup_id, "message": "there is no such backup"}
+        {"node": "-", "vm": chosen[0], "place": backup_id, "message": message}
         for backup_id in ids
         if backup_id not in there
     ]

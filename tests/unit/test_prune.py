@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -247,7 +248,7 @@ def test_the_request_names_who_is_missing_and_why() -> None:
     assert found["missing"] == ["h2", "h3"]
     assert [problem["message"] for problem in found["problems"]] == [
         "could not be listed: no route",
-        "could not be listed: it is not in this run; leave out --limit, or name it in ignore_nodes",
+        "could not be listed: it is not in this run; leave out --limit, or name it in vmforge_backup_ignore_nodes",
     ]
     assert found["vms"] == [{"uuid": A, "name": "web1"}]
 
@@ -288,7 +289,9 @@ def test_machines_are_found_by_any_name_of_theirs() -> None:
     twice = prune_request(listed, domains, wanted=["web1"])
     assert twice["vms"] == []
     assert f"{A}, {B}" in twice["problems"][0]["message"]
-    assert prune_request(listed, wanted=["nobody"])["problems"][0]["message"] == "has no backup"
+    assert prune_request(listed, wanted=["nobody"])["problems"][0]["message"] == (
+        "has no backup. There are backups of old, web1"
+    )
 
 
 def test_a_node_gets_what_it_has_something_of() -> None:
@@ -297,6 +300,13 @@ def test_a_node_gets_what_it_has_something_of() -> None:
     assert prune_share(request, "n2")["vm"] == [A, B]
     assert prune_share(request, "n1", everything=True)["vm"] == [A, B]
     assert [len(item["backups"]) for item in prune_share(request, "n1")["listings"]] == [1, 1]
+
+
+def test_what_is_not_there_is_answered_with_what_is() -> None:
+    listed = {"n1": answer(*(entry(day) for day in range(1, 9)))}
+    message = prune_request(listed, wanted=["web1"], ids=["20260101T000000Z"])["problems"][0]["message"]
+    newest = ", ".join(f"202611{day}T120000Z" for day in (21, 20, 19, 18, 17))
+    assert message == f"there is no such backup. There are {newest} and 3 more"
 
 
 def told(result: str, *backups: tuple[str, str, str], code: str | None = None) -> dict[str, Any]:
@@ -353,3 +363,37 @@ def test_locked_is_told_and_is_no_problem() -> None:
     found = prune_report(prune_request({"n1": answer(entry())}), done)
     assert found["problems"] == []
     assert "web1 1: it is locked until 2027" in found["notes"]
+
+
+def test_check_mode_counts_what_would_go_and_asks_for_a_word() -> None:
+    request = prune_request({"n1": answer(entry()), "n2": answer(entry(2, node="n2"))})
+    backups = [("1", "n1", "kept"), ("2", "n1", "planned"), ("3", "n2", "elsewhere")]
+    done = {"n1": told("confirm", *backups, code="confirm"), "n2": told("unchanged", ("3", "n2", "planned"))}
+    found = prune_report(request, done, check_mode=True)
+    [row] = found["vms"]
+    assert (row["result"], row["kept"], row["deleted"], row["deleted_bytes"]) == ("confirm", 1, 2, 20)
+    assert found["problems"] == []
+    assert "web1: why" in found["notes"]
+    assert [problem["place"] for problem in prune_report(request, done)["problems"]] == ["web1 on n1"]
+
+
+def test_a_deletion_tells_of_what_was_named_alone() -> None:
+    request = prune_request({"n1": answer(entry(1), entry(2))}, wanted=["web1"], ids=[entry(2)["id"]])
+    done = {"n1": told("pruned", (entry(1)["id"], "n1", "kept"), (entry(2)["id"], "n1", "deleted"))}
+    done["n1"]["vms"][0]["rules"] = {"not": {"count": 1, "bytes": 10}}
+    found = prune_report(request, done)
+    assert [item["id"] for item in found["backups"]] == [entry(2)["id"]]
+    assert "keeps by rule" not in str(found["notes"])
+
+
+def test_nodes_are_shown_as_the_inventory_calls_them() -> None:
+    here = socket.gethostname()
+    listed = {"localhost": answer(entry(node=here)), "hv2.example.org": answer(entry(2, node="hv2"))}
+    request = prune_request(listed, names={"localhost": "", "hv2.example.org": "hv2"})
+    done = {"localhost": told("unchanged", ("1", here, "kept"), ("2", "hv2", "kept"), ("3", "gone", "kept"))}
+    found = prune_report(request, done)
+    assert {item["id"]: item["node"] for item in found["backups"]} == {
+        "1": "localhost",
+        "2": "hv2.example.org",
+        "3": "gone",
+    }

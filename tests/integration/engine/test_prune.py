@@ -180,7 +180,9 @@ def test_a_new_policy_that_deletes_more_than_it_keeps_wants_a_word(shelf: Shelf)
     assert shelf.ids() == ids
     planned = shelf.prune(confirm=False, check_mode=True)
     assert planned.failure is None
-    assert "confirm: true" in planned.warnings[0]
+    [vm] = planned.values["vms"]
+    assert (vm["result"], vm["kept"], vm["deleted"]) == ("confirm", 7, 13)
+    assert "confirm: true" in vm["message"]
     assert shelf.prune().failure is None
     assert shelf.ids() == ids[:7]
     # The same policy again needs none, whatever it deletes.
