@@ -13,7 +13,7 @@ author: VMForge contributors (@vmforge)
 description:
   - Takes what M(vmforge.backup.vmforge_backup_info) returned on many nodes and for a bucket, and makes one list of it,
     in which each backup stands once.
-positional: bucket
+positional: bucket, names, latest
 options:
   _input:
     description: Results of M(vmforge.backup.vmforge_backup_info) by the name of the node.
@@ -23,6 +23,15 @@ options:
     description: The result for the bucket. Empty or skipped if there is none.
     type: dict
     default: {}
+  names:
+    description:
+      - By host, what its backups call it. By default the same, and for localhost the name that it gives itself.
+    type: dict
+    default: {}
+  latest:
+    description: Keep of each virtual machine the newest backup that is ready, and nothing else.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -34,8 +43,9 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - C(backups), newest first, as the module returns them. C(problems), the nodes that could not be listed,
-      with C(node), C(place) and C(message). C(notes), sentences for people.
+    - C(backups), newest first, as the module returns them, with C(vm_name), C(vm_uuid), C(node), C(node_name)
+      and C(state). C(namesakes), whether two virtual machines share a name. C(problems), the nodes that could not be
+      listed, with C(node), C(place) and C(message). C(notes), sentences for people.
   type: dict
 """
 

@@ -40,7 +40,7 @@ def report(rows: Iterable[Mapping[str, Any]], nodes: Mapping[str, Iterable[Answe
     table: list[dict[str, Any]] = []
     adopted: list[dict[str, Any]] = []
     for row in rows:
-        found = _best(row["row"], nodes)
+        host, found = _best(row["row"], nodes)
         told = list(found.get("notes") or ())
         if found["result"] == "missing":
             told.append(_missing(nodes, silent))
@@ -49,7 +49,7 @@ def report(rows: Iterable[Mapping[str, Any]], nodes: Mapping[str, Iterable[Answe
                 "vm": row["vm_name"],
                 "row": row["row"],
                 "created_at": row["created_at"],
-                "node": found["node"],
+                "node": host,
                 "result": found["result"],
                 "id": found.get("id"),
                 "copies": found.get("copies"),
@@ -60,20 +60,21 @@ def report(rows: Iterable[Mapping[str, Any]], nodes: Mapping[str, Iterable[Answe
         if found["result"] in _DONE:
             adopted.append(found)
         elif found["result"] != "planned":
-            problems.append({"node": found["node"], "place": place, "message": "; ".join(told)})
+            problems.append({"node": host, "place": place, "message": "; ".join(told)})
     return {"rows": table, "adopted": adopted, "problems": problems, "notes": notes}
 
 
-def _best(row: int, nodes: Mapping[str, Iterable[Answer]]) -> dict[str, Any]:
+def _best(row: int, nodes: Mapping[str, Iterable[Answer]]) -> tuple[str, dict[str, Any]]:
+    """The host, as the inventory calls it, and what it said."""
     found = [
-        item
-        for answers in nodes.values()
+        (host, item)
+        for host, answers in nodes.items()
         for answer in answers
         for item in answer.get("rows") or ()
         if item["row"] == row
     ]
-    best = min(found, key=lambda item: _ORDER.index(item["result"]), default={"result": "missing"})
-    return dict(best, node="-") if best["result"] == "missing" else dict(best)
+    host, best = min(found, key=lambda told: _ORDER.index(told[1]["result"]), default=("-", {"result": "missing"}))
+    return "-" if best["result"] == "missing" else host, dict(best)
 
 
 def _silent(nodes: Mapping[str, Iterable[Answer]]) -> dict[str, str]:

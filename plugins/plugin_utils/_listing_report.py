@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.plugin_utils._answers import reason
+from ansible_collections.vmforge.backup.plugins.plugin_utils._node_names import hosts_by_node
 
 # UUID, id, node and whether it is a failed attempt, which leaves its id free.
 Key = tuple[str, str, str, bool]
@@ -17,16 +18,25 @@ _STATUS_ORDER = ("ready", "deleting", "partial", "failed")
 BUCKET = "S3"
 
 
-def listing(nodes: Mapping[str, Mapping[str, Any]], bucket: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def listing(
+    nodes: Mapping[str, Mapping[str, Any]],
+    bucket: Mapping[str, Any] | None = None,
+    names: Mapping[str, str] | None = None,
+    latest: bool = False,
+) -> dict[str, Any]:
     """Merge the lists of all nodes and that of the bucket.
 
     Args:
         nodes: Node -> what its ``vmforge_backup_info`` returned; empty for one that dropped out.
         bucket: The same for S3; None, empty or skipped if it was not asked.
+        names: Host -> what its backups call it, where that was set.
+        latest: Keep of each machine the newest that is ready, and nothing else.
 
     Returns:
-        ``backups``, newest first: as the module returns them, and ``vm_name``, ``node`` and ``state``, the status with
-        what verifications and holds add to it. ``problems``: each with ``node``, ``place`` and ``message``. ``notes``.
+        ``backups``, newest first: as the module returns them, and ``vm_name``, ``vm_uuid``, ``node``, ``node_name`` (as
+        the inventory calls it) and ``state``, the status with what verifications and holds add to it. ``namesakes``:
+        whether one name stands for several machines. ``problems``: each with ``node``, ``place`` and ``message``.
+        ``notes``.
     """
     merged: dict[Key, dict[str, Any]] = {}
     problems: list[dict[str, str]] = []
@@ -41,16 +51,24 @@ def listing(nodes: Mapping[str, Mapping[str, Any]], bucket: Mapping[str, Any] | 
             _correct(merged, {key for key, entry in listed if "s3" in entry["copies"]})
     backups = sorted(merged.values(), key=lambda entry: (entry["id"], entry["vm"]["uuid"]), reverse=True)
     _fill_names(backups)
+    backups = _latest(backups) if latest else backups
+    hosts = hosts_by_node({host: (names or {}).get(host) for host in nodes})
+    for entry in backups:
+        entry["node_name"] = hosts.get(entry["node"], entry["node"])
     notes = [f"{problem['place']} could not be listed: {problem['message']}" for problem in problems]
     notes += [
-        f"{entry['vm_name']} {entry['id']} on {entry['node']}: {entry['error']}" for entry in backups if entry["error"]
+        f"{entry['vm_name']} {entry['id']} on {entry['node_name']}: {entry['error']}"
+        for entry in backups
+        if entry["error"]
     ]
     for entry in backups:
         told = [("bad " + copy, why) for copy, why in _bad_copies(entry).items()]
         told += [("held", entry["hold"].get("reason"))] if entry.get("hold") else []
         entry["state"] = ", ".join([entry["status"], *(word for word, _why in told)])
         notes += [f"{entry['vm_name']} {entry['id']}: {word}: {why or 'no reason given'}" for word, why in told]
-    return {"backups": backups, "problems": problems, "notes": notes}
+    machines = {(entry["vm_name"], entry["vm_uuid"]) for entry in backups}
+    namesakes = len({name for name, _uuid in machines}) < len(machines)
+    return {"backups": backups, "namesakes": namesakes, "problems": problems, "notes": notes}
 
 
 def _problems(answer: Mapping[str, Any], node: str, place: str) -> list[dict[str, str]]:
@@ -98,8 +116,17 @@ def _correct(merged: Mapping[Key, dict[str, Any]], stored: set[Key]) -> None:
             entry.update(copies=[copy for copy in entry["copies"] if copy != "s3"], s3_key=None, error=error)
 
 
+def _latest(newest_first: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for entry in newest_first:
+        if entry["status"] == "ready":
+            found.setdefault(entry["vm_uuid"], entry)
+    return list(found.values())
+
+
 def _fill_names(backups: Iterable[dict[str, Any]]) -> None:
     """What has no manifest does not know the name of its machine: another backup of it does."""
     names = {entry["vm"]["uuid"]: entry["vm"]["name"] for entry in backups if entry["vm"].get("name")}
     for entry in backups:
-        entry["vm_name"] = entry["vm"].get("name") or names.get(entry["vm"]["uuid"]) or entry["vm"]["uuid"]
+        entry["vm_uuid"] = entry["vm"]["uuid"]
+        entry["vm_name"] = entry["vm"].get("name") or names.get(entry["vm_uuid"]) or entry["vm_uuid"]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from ansible_collections.vmforge.backup.plugins.plugin_utils._fleet import assig
 from ansible_collections.vmforge.backup.plugins.plugin_utils._listing_report import listing
 from ansible_collections.vmforge.backup.plugins.plugin_utils._report import GOOD, report
 
-A, B = "aaaaaaaa-0000-4000-8000-000000000001", "bbbbbbbb-0000-4000-8000-000000000002"
+A, B, C = (f"{digit * 8}-0000-4000-8000-00000000000{place}" for place, digit in enumerate("abc", 1))
 LOCATED = {
     "n1": {"vms": [{"name": "web", "uuid": A, "active": True}]},
     "n2": {"vms": [{"name": "db", "uuid": B, "active": True}]},
@@ -199,6 +200,28 @@ def test_bad_copies_and_holds_are_shown() -> None:
         "web 20261122T100000Z: bad local: vda.qcow2, part 3",
         "web 20261122T100000Z: held: audit",
     ]
+
+
+def test_nodes_are_shown_as_the_inventory_calls_them() -> None:
+    nodes = {"localhost": [entry(node=socket.gethostname())], "hv2.example.org": [entry(B, node="hv2", name="db")]}
+    listed = {host: {"backups": backups} for host, backups in nodes.items()}
+    merged = listing(listed, {"backups": [entry(C, node="gone", **STORED)]}, {"hv2.example.org": "hv2"})
+    assert {item["node_name"] for item in merged["backups"]} == {"localhost", "hv2.example.org", "gone"}
+    assert [item["node"] for item in merged["backups"] if item["node_name"] == "hv2.example.org"] == ["hv2"]
+
+
+def test_two_machines_of_one_name_are_told_apart() -> None:
+    assert listing({"n1": {"backups": [entry(), entry(B)]}})["namesakes"]
+    assert not listing({"n1": {"backups": [entry(), entry(backup_id="20261121T100000Z"), entry(B, name="db")]}})[
+        "namesakes"
+    ]
+
+
+def test_the_latest_of_each_machine_is_the_newest_that_is_ready() -> None:
+    newer, newest = "20261122T110000Z", "20261122T120000Z"
+    listed = [entry(), entry(backup_id=newer), entry(backup_id=newest, status="partial"), entry(B, name="db")]
+    merged = listing({"n1": {"backups": listed}}, latest=True)
+    assert [(item["vm_name"], item["id"]) for item in merged["backups"]] == [("web", newer), ("db", entry()["id"])]
 
 
 def test_nodes_that_do_not_answer_are_problems() -> None:
