@@ -66,7 +66,9 @@ def restore_host(
 
 
 def _row(node: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {**entry, "vm_name": entry["vm"].get("name") or entry["vm"]["uuid"], "node_name": node}
+    # What was only planned read nothing, which is not known to be 0.
+    unknown = {"bytes_read": None, "seconds": None} if entry["result"] == "planned" else {}
+    return {**entry, **unknown, "vm_name": entry["vm"].get("name") or entry["vm"]["uuid"], "node_name": node}
 
 
 def _silence(answer: Mapping[str, Any]) -> str:

@@ -44,6 +44,12 @@ def test_rows_of_all_nodes_and_every_reason() -> None:
     assert report["notes"][2] == "node3: no directory"
 
 
+def test_what_is_only_planned_has_read_an_unknown_amount() -> None:
+    planned = {**entry("web", "1", "planned"), "bytes_read": 0, "seconds": 0.0}
+    [row] = verify_report({"n": {"backups": [planned]}})["rows"]
+    assert (row["bytes_read"], row["seconds"]) == (None, None)
+
+
 def test_a_manifest_that_cannot_be_read_has_no_name() -> None:
     broken = {**entry("", "1", "bad", "no"), "vm": {"uuid": "u", "name": None}}
     assert verify_report({"n": {"backups": [broken]}})["problems"][0]["place"] == "u 1"
