@@ -124,7 +124,8 @@ class ScratchGuard:
             raise StorageError(
                 f"The guest overwrote {format_bytes(used)} while it was backed up, more than scratch_max "
                 f"({format_bytes(self._limit)}) allows; the backup was stopped before the guest could be hurt. "
-                "Raise scratch_max, or back up when the guest writes less.",
+                "Raise scratch_max (with the playbooks: vmforge_backup_scratch_max), or back up when the guest "
+                "writes less.",
                 code="scratch_full",
             )
 

@@ -51,7 +51,7 @@ def inspect(domain: Domain, directory: VmDirectory, options: BackupOptions) -> I
     if running and not os.path.isdir(options.scratch_dir):
         raise InputError(
             f"scratch_dir {options.scratch_dir} does not exist; a running domain keeps old blocks there while it is "
-            "read. The role vmforge.backup.node creates it.",
+            "read. The role vmforge.backup.node creates what vmforge_backup_scratch_dir names.",
             code="scratch_missing",
         )
     spec = domain.spec()

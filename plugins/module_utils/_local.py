@@ -98,7 +98,8 @@ class VmDirectory:
             while not _try_flock(descriptor):
                 if time.monotonic() >= deadline:
                     raise BusyError(
-                        f"Another process is working on the backups in {self.path}. Wait for it or raise lock_timeout.",
+                        f"Another process is working on the backups in {self.path}. Wait for it, or raise "
+                        "lock_timeout (with the playbooks: vmforge_backup_lock_timeout).",
                         code="locked",
                     )
                 sleep(0.2)

@@ -99,9 +99,8 @@ def _refuse_unreadable(spec: DomainSpec, disk: Disk, *, running: bool, allow_pla
             code="disk_unsupported",
         )
     if disk.encrypted and (not allow_plaintext or not running):
-        how = (
-            "set allow_plaintext: true to accept that" if running else "start the domain and set allow_plaintext: true"
-        )
+        word = "set allow_plaintext: true (with the playbooks: vmforge_backup_allow_plaintext)"
+        how = f"{word} to accept that" if running else f"start the domain and {word}"
         raise InputError(
             f"Disk {disk.target} of domain {spec.name!r} is encrypted by libvirt, and its backup would hold the plain "
             f"text: {how}, or set exclude: [{disk.target}].",

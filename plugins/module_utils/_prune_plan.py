@@ -107,7 +107,7 @@ class Fleet:
                 policy,
                 code="missing_node",
                 message=f"Nothing was pruned, for it has backups of {', '.join(strange)}, which was not listed. If "
-                "that node is gone for good, name it in ignore_nodes.",
+                "that node is gone for good, name it in ignore_nodes (with the playbook: vmforge_backup_ignore_nodes).",
             )
         if not known:
             return Case(

@@ -216,7 +216,7 @@ class _Restore:
             if domain is not None and domain.state().active and not self._options.force:
                 raise BusyError(
                     f"An earlier restore of {domain.name!r} was interrupted and has to be undone first, but it runs. "
-                    "Stop it, or set force: true.",
+                    "Stop it, or set force: true (with the playbook: vmforge_backup_restore_force).",
                     code="domain_running",
                 )
             left = journal.undo()

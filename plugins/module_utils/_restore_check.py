@@ -64,12 +64,15 @@ def refuse_running(domain: Domain, options: RestoreOptions) -> None:
         return
     if domain.state().active:
         raise BusyError(
-            f"{domain.name!r} runs. Stop it first, or set force: true to pull its plug.", code="domain_running"
+            f"{domain.name!r} runs. Stop it first, or set force: true (with the playbook: "
+            "vmforge_backup_restore_force) to pull its plug.",
+            code="domain_running",
         )
     if domain.has_saved_state():
         raise BusyError(
             f"The memory of {domain.name!r} is saved (managed save), and does not belong to other disks. Start and "
-            "stop it first, or set force: true to discard that memory.",
+            "stop it first, or set force: true (with the playbook: vmforge_backup_restore_force) to discard that "
+            "memory.",
             code="saved_state",
         )
 

@@ -137,7 +137,7 @@ def choose_backup(backups: Iterable[StoredBackup], options: RestoreOptions) -> S
         NotFoundError: There is none; says which there are.
         InputError: Several machines have that name.
     """
-    uuid = canonical_uuid(options.vm)
+    uuid, backups = canonical_uuid(options.vm), list(backups)
     mine = [one for one in backups if one.manifest.vm.uuid == uuid or one.manifest.vm.name == options.vm]
     found = sorted({one.manifest.vm.uuid for one in mine})
     if len(found) > 1:
@@ -154,7 +154,9 @@ def choose_backup(backups: Iterable[StoredBackup], options: RestoreOptions) -> S
         and (options.before is None or parse_time(one.manifest.instant) <= options.before)
     ]
     if not fitting:
-        raise NotFoundError(_nothing_fits(options, [one.manifest for one in ordered]), code="backup_not_found")
+        raise NotFoundError(
+            _nothing_fits(options, [one.manifest for one in ordered or backups]), code="backup_not_found"
+        )
     return fitting[-1]
 
 
@@ -162,8 +164,11 @@ def _nothing_fits(options: RestoreOptions, there: Sequence[Manifest]) -> str:
     wanted = f"backup {options.id} of {options.vm!r}" if options.id else f"backup of {options.vm!r}"
     when = f" from before {options.before.isoformat()}" if options.before is not None else ""
     where = f"{options.backup_dir}" + (f" and {options.s3.where}" if options.s3 is not None else "")
-    known = ", ".join(manifest.id for manifest in there[-10:]) or "none"
-    return f"There is no {wanted}{when} in {where}. There are: {known}."
+    text = f"There is no {wanted}{when} in {where}."
+    if not any((canonical_uuid(options.vm) or options.vm) in (m.vm.name, m.vm.uuid) for m in there):
+        names = sorted({manifest.vm.name for manifest in there})
+        return f"{text} There are backups of: {', '.join(names[:10]) or 'none'}."
+    return f"{text} There are, newest first: {', '.join(manifest.id for manifest in reversed(there[-10:]))}."
 
 
 def new_uuid(manifest: Manifest, node: str, name: str) -> str:
@@ -351,7 +356,9 @@ def _image(
     if is_device and not options.overwrite_devices:
         raise InputError(
             f"Disk {disk.target} would go to the block device {path}, whose content cannot be kept aside. "
-            "If it may be overwritten, set overwrite_devices: true; else name another place with paths.",
+            "If it may be overwritten, set overwrite_devices: true (with the playbook: "
+            "vmforge_backup_restore_overwrite_devices); else name another place with paths "
+            "(vmforge_backup_restore_paths).",
             code="device",
         )
     if there and not is_device and not may_replace:

@@ -131,7 +131,10 @@ def _describe_disk(domain: Domain, disk: Disk, state: DomainState) -> dict[str, 
             # An image that is not there, or a storage pool that is off: the other disks are described all the same.
             obstacle = None if disk.excluded else error.message
     if obstacle is None and disk.encrypted and not disk.excluded:
-        obstacle = "it is encrypted, and a backup holds its plain text: allow_plaintext permits that while it runs"
+        obstacle = (
+            "it is encrypted, and a backup holds its plain text: allow_plaintext (with the playbooks: "
+            "vmforge_backup_allow_plaintext) permits that while it runs"
+        )
     return _disk_values(disk, source, info, obstacle)
 
 
