@@ -1,32 +1,26 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The copies of one backup, the directory here and the objects in S3; read by parts that are never just believed."""
+"""The copies of one backup: the directory here, and the objects in S3. What they hold, ``_good_parts.py`` proves."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
-import threading
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Protocol
+from typing import Any, Protocol
 
-from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import aligned_buffer, read_at, set_direct
+from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import read_at, set_direct
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     FormatError,
     NotFoundError,
-    S3Error,
-    StorageError,
     VMForgeError,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_error
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteBackup
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_files import in_parallel
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import ObjectInfo
 
 LOCAL, S3 = "local", "s3"
@@ -228,130 +222,3 @@ class _Object:
 
     def close(self) -> None:
         """Nothing is kept open."""
-
-
-class _Buffers(threading.local):
-    """A page-aligned buffer for each thread."""
-
-    def __init__(self, size: int) -> None:
-        self.view = memoryview(aligned_buffer(max(1, size)))
-
-
-def part_place(record: FileRecord, number: int) -> tuple[int, int]:
-    """Offset and length of a part, which count from 1."""
-    start = (number - 1) * record.part_size
-    return start, min(record.part_size, record.size - start)
-
-
-def find_damage(
-    copy: Copy,
-    record: FileRecord,
-    *,
-    parallel: int,
-    advance: Callable[[int], None],
-) -> list[Damage]:
-    """Read one file of a copy whole and compare every part with the manifest.
-
-    Args:
-        copy: Where it lies.
-        record: As the manifest has it.
-        parallel: Parts at once, each with a buffer.
-        advance: Told of bytes read; from any thread.
-
-    Raises:
-        S3Error, StorageError: It could not be read, which says nothing about it.
-    """
-    try:
-        opened = copy.open(record)
-    except DamagedError as error:
-        return [error.damage]
-    found: list[Damage] = []
-    buffers = _Buffers(min(opened.step, record.part_size, record.size))
-
-    def check(number: int, _buffer: bytearray) -> None:
-        start, length = part_place(record, number)
-        try:
-            digest = _digest(opened, start, length, buffers.view)
-        except DamagedError as error:
-            found.append(Damage(copy.name, record.name, error.damage.problem, number, start))
-        else:
-            if digest != record.parts[number - 1]:
-                found.append(Damage(copy.name, record.name, "is not what was written", number, start))
-        advance(length)
-
-    try:
-        in_parallel(len(record.parts), parallel, 0, check)
-    finally:
-        opened.close()
-    return sorted(found, key=lambda damage: damage.part or 0)
-
-
-def _digest(opened: OpenFile, start: int, length: int, buffer: memoryview) -> str:
-    digest = hashlib.sha256()
-    for offset in range(0, length, len(buffer)):
-        view = buffer[: min(len(buffer), length - offset)]
-        opened.read(start + offset, view)
-        digest.update(view)
-    return digest.hexdigest()
-
-
-class GoodParts:
-    """The parts of one file, each from the first copy that has it as the manifest says.
-
-    Args:
-        record: As the manifest has it.
-        copies: In the order in which they are asked.
-
-    Attributes:
-        damages: What was passed over.
-    """
-
-    def __init__(self, record: FileRecord, copies: Sequence[Copy]) -> None:
-        self.record = record
-        self.damages: list[Damage] = []
-        self._opened: list[tuple[Copy, OpenFile]] = []
-        self._away: S3Error | StorageError | None = None
-        self._buffers = _Buffers(min(record.part_size, record.size))
-        for copy in copies:
-            try:
-                self._opened.append((copy, copy.open(record)))
-            except DamagedError as error:
-                self.damages.append(error.damage)
-            except (S3Error, StorageError) as error:
-                # The other one may do.
-                self._away = error
-
-    def __enter__(self) -> GoodParts:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        for _copy, opened in self._opened:
-            opened.close()
-
-    def read(self, number: int) -> memoryview:
-        """A part that is as it should be; valid until this thread's next call.
-
-        Raises:
-            DamagedError: No copy has it.
-            S3Error, StorageError: The only copy that may have it cannot be read.
-        """
-        start, length = part_place(self.record, number)
-        view = self._buffers.view[:length]
-        for copy, opened in self._opened:
-            try:
-                if length:
-                    opened.read(start, view)
-            except DamagedError as error:
-                self.damages.append(Damage(copy.name, self.record.name, error.damage.problem, number, start))
-                continue
-            except (S3Error, StorageError) as error:
-                self._away = error
-                continue
-            if hashlib.sha256(view).hexdigest() == self.record.parts[number - 1]:
-                return view
-            self.damages.append(Damage(copy.name, self.record.name, "is not what was written", number, start))
-        if self._away is not None:
-            raise self._away
-        mine = [str(damage) for damage in self.damages if damage.part in (None, number)]
-        problem = "no copy of it is good" + (f" ({'; '.join(mine)})" if mine else "")
-        raise DamagedError(Damage("every", self.record.name, problem, number, start))

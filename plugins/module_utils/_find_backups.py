@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import need
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import NotFoundError, StorageError
-from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory
+from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
@@ -22,6 +22,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup impo
     UnreadableError,
     open_backup,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import StoredChain, open_chain
 
 Key = tuple[str, str]
 
@@ -37,6 +38,19 @@ class Found:
 
     backups: Mapping[Key, StoredBackup]
     unreadable: Mapping[Key, UnreadableError | StorageError]
+
+    def chain(self, backup: StoredBackup) -> StoredChain:
+        """A backup with all that it builds on. Raises ``ChainError``, ``StorageError``."""
+        uuid = backup.manifest.vm.uuid
+
+        def find(backup_id: str) -> StoredBackup:
+            if (uuid, backup_id) in self.unreadable:
+                raise self.unreadable[uuid, backup_id]
+            if (uuid, backup_id) not in self.backups:
+                raise NotFoundError(f"There is no backup {backup_id} of {uuid}.", code="backup_not_found")
+            return self.backups[uuid, backup_id]
+
+        return open_chain(backup, find)
 
 
 @contextmanager
@@ -72,21 +86,41 @@ def find_backups(
         offsite = OffsiteVm(store, uuid) if store is not None else None
         ids = set(directory.ids()) if directory.path.is_dir() else set()
         ids |= set(offsite.ids() or ()) if offsite is not None else set()
-        for backup_id in sorted(ids):
+        claims: dict[str, list[str]] = {}
+        # Children first: each says which manifest its parent has.
+        for backup_id in sorted(ids, reverse=True):
+            known = (checksums or {}).get(f"{uuid}/{backup_id}")
             try:
-                backups[uuid, backup_id] = open_backup(
-                    uuid,
-                    backup_id,
-                    directory=directory.entry(backup_id),
-                    place=offsite.backup(backup_id) if offsite is not None else None,
-                    expected=(checksums or {}).get(f"{uuid}/{backup_id}"),
-                )
+                found = _open(directory, offsite, backup_id, [known] if known else [*claims.get(backup_id, ()), None])
             except NotFoundError:
                 # Half an upload, or deleted just now.
                 continue
             except (UnreadableError, StorageError) as error:
                 unreadable[uuid, backup_id] = error
+                continue
+            backups[uuid, backup_id] = found
+            parent = found.manifest.parent
+            if parent is not None:
+                claims.setdefault(parent["id"], []).append(parent["manifest_sha256"])
     return Found(backups, unreadable)
+
+
+def _open(
+    directory: VmDirectory, offsite: OffsiteVm | None, backup_id: str, expected: Sequence[str | None]
+) -> StoredBackup:
+    """Open a backup by the first checksum of its manifest that fits; None takes what it says itself."""
+    for checksum in dict.fromkeys(expected):
+        try:
+            return open_backup(
+                directory.uuid,
+                backup_id,
+                directory=directory.entry(backup_id),
+                place=offsite.backup(backup_id) if offsite is not None else None,
+                expected=checksum,
+            )
+        except UnreadableError as error:
+            failure = error
+    raise failure
 
 
 def _uuids(path: Path, store: S3Store | None, names: Sequence[str]) -> set[str]:

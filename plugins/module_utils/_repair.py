@@ -15,10 +15,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._copies import (
     S3,
     Copy,
     Damage,
-    GoodParts,
     LocalCopy,
     OffsiteCopy,
-    part_place,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import write_at
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError
@@ -28,6 +26,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._files import (
     sync_directory,
     write_file,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._good_parts import GoodParts, part_place
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_files import in_parallel

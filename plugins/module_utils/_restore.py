@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.vmforge.backup.plugins.module_utils._copies import GoodParts
 from ansible_collections.vmforge.backup.plugins.module_utils._define import find_domain
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import need
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import parse_domain
@@ -25,6 +24,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._find_backups import find_backups, open_store
+from ansible_collections.vmforge.backup.plugins.module_utils._good_parts import GoodParts
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain, Hypervisor
 from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest

@@ -14,9 +14,7 @@ from typing import Any
 from ansible_collections.vmforge.backup.plugins.module_utils._copies import (
     Copy,
     Damage,
-    GoodParts,
     LocalCopy,
-    find_damage,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, StorageError
 from ansible_collections.vmforge.backup.plugins.module_utils._files import (
@@ -25,6 +23,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._files import (
     sync_directory,
     write_json,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._good_parts import GoodParts, find_damage
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
 from ansible_collections.vmforge.backup.plugins.module_utils._programs import Background, need_program
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress

@@ -17,10 +17,10 @@ from ansible_collections.vmforge.backup.plugins.module_utils._copies import (
     DamagedError,
     LocalCopy,
     OffsiteCopy,
-    find_damage,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError, internal_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._files import encode_json, storage_error, write_file
+from ansible_collections.vmforge.backup.plugins.module_utils._good_parts import find_damage
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
 from ansible_collections.vmforge.backup.plugins.module_utils._model import format_time, utc_now

@@ -15,8 +15,12 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.vmforge.backup.plugins.module_utils._copies import DamagedError, GoodParts, LocalCopy
+from ansible_collections.vmforge.backup.plugins.module_utils._copies import (
+    DamagedError,
+    LocalCopy,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, StorageError
+from ansible_collections.vmforge.backup.plugins.module_utils._good_parts import GoodParts
 from ansible_collections.vmforge.backup.plugins.module_utils._listing import list_entries
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import UnreadableError, open_backup
