@@ -19,7 +19,9 @@ REQUEST_SIZE = 1 << 20
 _PIECE = 1 << 18
 _DEPTH = 16
 _ALLOCATION = "base:allocation"
+_DIRTY_BITMAP = "qemu:dirty-bitmap:"
 _READS_ZERO = 2
+_DIRTY = 1
 # Block status answers 32-bit lengths; a multiple of every cluster size, safely below.
 _STATUS_STEP = 1 << 31
 _POLL_MILLISECONDS = 1000
@@ -31,11 +33,13 @@ class Export:
     Args:
         socket: Path of the unix socket.
         name: Export name; empty for a server's only one.
+        bitmap: Name of the dirty bitmap that it tells, if any.
     """
 
-    def __init__(self, socket: str, name: str) -> None:
+    def __init__(self, socket: str, name: str, *, bitmap: str | None = None) -> None:
         self.socket = socket
         self.name = name
+        self.bitmap = bitmap
 
     def connect(self, *contexts: str) -> Any:
         """Open one connection, asking for block status contexts.
@@ -65,30 +69,49 @@ class Export:
         Raises:
             SourceError: The export went away, or does not tell its allocation.
         """
-        handle = self.connect(_ALLOCATION)
+        return self._extents(_ALLOCATION, lambda flags: not flags & _READS_ZERO)
+
+    def dirty(self) -> list[Extent]:
+        """Ask for the runs of bytes that were written to since the bitmap was made.
+
+        Returns:
+            Extents in ascending order, adjacent ones merged, in units of the bitmap's granularity.
+
+        Raises:
+            SourceError: The export went away, or does not tell a bitmap.
+        """
+        if self.bitmap is None:
+            raise SourceError(f"The NBD export {self.name!r} tells no dirty bitmap.")
+        _size, extents = self._extents(_DIRTY_BITMAP + self.bitmap, lambda flags: bool(flags & _DIRTY))
+        return extents
+
+    def _extents(self, context: str, wanted: Callable[[int], bool]) -> tuple[int, list[Extent]]:
+        handle = self.connect(context)
         extents: list[Extent] = []
         try:
             size = handle.get_size()
             offset = 0
             while offset < size:
-                offset = _status(handle, offset, size, extents)
+                offset = _status(handle, context, wanted, offset, size, extents)
             handle.shutdown()
         except nbd.Error as error:
             raise SourceError(f"Cannot read the block status of {self.name!r}: {error.string}.") from error
         return size, extents
 
 
-def _status(handle: Any, offset: int, size: int, extents: list[Extent]) -> int:
-    """Append the extents from ``offset`` on; return how far the answer reached."""
+def _status(
+    handle: Any, context: str, wanted: Callable[[int], bool], offset: int, size: int, extents: list[Extent]
+) -> int:
+    """Append the wanted extents from ``offset`` on; return how far the answer reached."""
     reached = offset
 
-    def note(context: str, start: int, entries: list[int], _error: Any) -> int:
+    def note(told: str, start: int, entries: list[int], _error: Any) -> int:
         nonlocal reached
-        if context != _ALLOCATION:
+        if told != context:
             return 0
         for length, flags in zip(entries[::2], entries[1::2]):
             length = min(length, size - start)
-            if length > 0 and not flags & _READS_ZERO:
+            if length > 0 and wanted(flags):
                 if extents and extents[-1].offset + extents[-1].length == start:
                     extents[-1] = Extent(extents[-1].offset, extents[-1].length + length)
                 else:

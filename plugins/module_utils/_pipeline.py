@@ -20,14 +20,13 @@ from dataclasses import dataclass
 from queue import Empty, Queue
 from typing import Callable, Protocol
 
-from ansible_collections.vmforge.backup.plugins.module_utils._compress import make_compressor
 from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import aligned_buffer
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError
 from ansible_collections.vmforge.backup.plugins.module_utils._model import Extent
+from ansible_collections.vmforge.backup.plugins.module_utils._packer import ClusterPacker
 from ansible_collections.vmforge.backup.plugins.module_utils._parts import MIN_PART_SIZE, PartBuffer, PartCutter
 from ansible_collections.vmforge.backup.plugins.module_utils._qcow2 import CLUSTER_SIZE, ImageWriter
 
-_ZERO_CLUSTER = bytes(CLUSTER_SIZE)
 _WAIT_SECONDS = 0.2
 # After a failure: an upload may be waiting for an answer that never comes. Such a thread ends with the process.
 _GIVE_UP_SECONDS = 15.0
@@ -163,6 +162,7 @@ class ImageStream:
         connect: Opens a reader; called once in each reader thread.
         size: Of the disk in bytes.
         ranges: What to read, cut into requests, in whole clusters but for the disk's end.
+        zeros: What reads zero and is said so, whatever the parent holds; likewise in whole clusters.
         sink: Takes the parts.
         settings: See :class:`StreamSettings`.
         stop: Shared by the whole run.
@@ -176,6 +176,7 @@ class ImageStream:
         *,
         size: int,
         ranges: Iterable[Extent],
+        zeros: Iterable[Extent] = (),
         sink: Sink,
         settings: StreamSettings,
         stop: Stop,
@@ -198,6 +199,8 @@ class ImageStream:
         self._writer = ImageWriter(
             size, compression=settings.compression, append=self._cutter.append, backing=settings.backing
         )
+        for extent in zeros:
+            self._writer.add_zeros(extent.offset // CLUSTER_SIZE, -(-extent.length // CLUSTER_SIZE))
         self._data_bytes = 0
 
     def run(self) -> Streamed:
@@ -243,16 +246,21 @@ class ImageStream:
     def _read(self) -> None:
         reader = self._connect()
         try:
-            pack = _ClusterPacker(self._settings)
+            pack = ClusterPacker(
+                self._settings.compression, self._settings.level, tell_zeros=self._settings.backing is not None
+            )
             for offset, data in reader.read(self._ranges):
                 clusters = pack(offset, data)
                 with self._lock:
                     before = self._cutter.size
                     for index, packed, plain in clusters:
-                        if packed is None:
+                        if packed is not None:
+                            self._writer.add_compressed(index, packed)
+                        elif plain is not None:
                             self._writer.add_plain(index, plain)
                         else:
-                            self._writer.add_compressed(index, packed)
+                            self._writer.add_zero(index)
+                            self._data_bytes -= CLUSTER_SIZE
                     stored = self._cutter.size - before
                     self._data_bytes += len(clusters) * CLUSTER_SIZE
                 self._advance(len(data), stored)
@@ -283,33 +291,6 @@ class ImageStream:
                 self._sink.write_part(number, (number - 1) * self._settings.part_size, view, digest)
             self._parts[number] = digest
             self._buffers.put(buffer)
-
-
-class _ClusterPacker:
-    """Cuts what was read into clusters and compresses those that are not zero. One per thread."""
-
-    def __init__(self, settings: StreamSettings) -> None:
-        self._compress = make_compressor(settings.compression, settings.level)
-
-    def __call__(self, offset: int, data: bytearray) -> list[tuple[int, bytes | None, bytes]]:
-        """Return index, compressed data or None, plain data where the first is None."""
-        clusters: list[tuple[int, bytes | None, bytes]] = []
-        view = memoryview(data)
-        for start in range(0, len(data), CLUSTER_SIZE):
-            # startswith compares memory directly; comparing memoryviews goes byte by byte.
-            if data.startswith(_ZERO_CLUSTER, start):
-                continue
-            cluster = view[start : start + CLUSTER_SIZE]
-            if len(cluster) < CLUSTER_SIZE:
-                cluster = memoryview(bytes(cluster).ljust(CLUSTER_SIZE, b"\0"))
-                if cluster == _ZERO_CLUSTER:
-                    continue
-            packed = self._compress(cluster) if self._compress is not None else None
-            if packed is None or len(packed) >= CLUSTER_SIZE:
-                clusters.append(((offset + start) // CLUSTER_SIZE, None, bytes(cluster)))
-            else:
-                clusters.append(((offset + start) // CLUSTER_SIZE, packed, b""))
-        return clusters
 
 
 def _join(futures: Sequence[Future[None]], *, seconds: float = math.inf) -> None:

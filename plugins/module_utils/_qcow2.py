@@ -101,6 +101,19 @@ class ImageWriter:
         """Mark a guest cluster as reading zero, whatever the backing file holds."""
         self._set(index, _ZERO)
 
+    def add_zeros(self, first: int, count: int) -> None:
+        """Mark a run of guest clusters as reading zero: a guest may discard a whole disk."""
+        while count:
+            number, slot = divmod(first, _L2_ENTRIES)
+            step = min(count, _L2_ENTRIES - slot)
+            if first + step > self.clusters or first < 0:
+                raise ValueError(f"clusters {first} to {first + step} are not all inside the image")
+            table = self._table(number)
+            if any(table[slot : slot + step]):
+                raise ValueError(f"a cluster of {first} to {first + step} was written twice")
+            table[slot : slot + step] = array("Q", [_ZERO]) * step
+            first, count = first + step, count - step
+
     def finish(self) -> bytes:
         """Append the tables and return the header, which belongs at offset 0 and is at most one cluster long."""
         self._flush_plain()
@@ -120,12 +133,16 @@ class ImageWriter:
         if not 0 <= index < self.clusters:
             raise ValueError(f"cluster {index} is outside the image of {self.clusters} clusters")
         number, slot = divmod(index, _L2_ENTRIES)
-        table = self._l2.get(number)
-        if table is None:
-            table = self._l2[number] = array("Q", bytes(CLUSTER_SIZE))
+        table = self._table(number)
         if table[slot]:
             raise ValueError(f"cluster {index} was written twice")
         table[slot] = entry
+
+    def _table(self, number: int) -> array[int]:
+        table = self._l2.get(number)
+        if table is None:
+            table = self._l2[number] = array("Q", bytes(CLUSTER_SIZE))
+        return table
 
     def _write(self, data: Buffer, *, references: int) -> None:
         """Append bytes and count a reference for every host cluster that they touch."""

@@ -83,14 +83,24 @@ class Memory:
                 self.image.extend(bytes(offset + len(data) - len(self.image)))
             self.image[offset : offset + len(data)] = data
 
-    def stream(self, *, readers: int = 2, part_size: int = 2 * CLUSTER, stop: Stop | None = None) -> ImageStream:
+    def stream(
+        self,
+        *,
+        readers: int = 2,
+        part_size: int = 2 * CLUSTER,
+        stop: Stop | None = None,
+        backing: tuple[str, str] | None = None,
+        zeros: tuple[Extent, ...] = (),
+        reads: bool = True,
+    ) -> ImageStream:
         size = len(self.disk)
         return ImageStream(
             lambda: self,
             size=size,
-            ranges=split_ranges([Extent(0, size)] if size else [], size=size, limit=4 * CLUSTER),
+            ranges=split_ranges([Extent(0, size)] if size and reads else [], size=size, limit=4 * CLUSTER),
+            zeros=zeros,
             sink=self,
-            settings=StreamSettings(compression="zlib", readers=readers, part_size=part_size),
+            settings=StreamSettings(compression="zlib", readers=readers, part_size=part_size, backing=backing),
             stop=stop or Stop(),
             limit=RateLimit(None),
             advance=lambda _read, _stored: None,
@@ -118,6 +128,29 @@ def test_the_image_holds_the_disk(seed: int, clusters: int, tail: int, readers: 
     assert read[: len(memory.disk)] == memory.disk
     assert not any(read[len(memory.disk) :])
     assert streamed.data_bytes == CLUSTER * len(image.clusters)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000), clusters=st.integers(0, 20), tail=st.integers(0, 127))
+def test_an_image_over_another_hides_all_of_it(seed: int, clusters: int, tail: int) -> None:
+    """Every cluster that was read or called zero is in it, those that hold nothing as zero clusters."""
+    memory = Memory(some_disk(seed, clusters, tail))
+    whole = -(-len(memory.disk) // CLUSTER)
+    stream = memory.stream(backing=("../20261122T151200Z/vda.qcow2", "qcow2"))
+    streamed = stream.run()
+    image = Parser(bytes(memory.image)).parse()
+    assert sorted(image.clusters) == list(range(whole))
+    read = b"".join(image.clusters[number] or bytes(CLUSTER) for number in range(whole))
+    assert read[: len(memory.disk)] == memory.disk
+    assert all(data is None or any(data) for data in image.clusters.values())
+    assert streamed.data_bytes == CLUSTER * sum(data is not None for data in image.clusters.values())
+
+
+def test_what_was_discarded_is_not_read() -> None:
+    memory = Memory(bytes(3 * CLUSTER + 512))
+    zeros = (Extent(CLUSTER, CLUSTER), Extent(3 * CLUSTER, 512))
+    memory.stream(backing=("b", "qcow2"), zeros=zeros, reads=False).run()
+    assert Parser(bytes(memory.image)).parse().clusters == {1: None, 3: None}
 
 
 @pytest.mark.parametrize("where", ["reading", "first part", "last part", "asked to"])

@@ -183,6 +183,17 @@ def test_empty_images_of_all_sizes(size: int) -> None:
     assert len(data) <= 4 * CLUSTER_SIZE + size // (1 << 26)
 
 
+@given(first=st.integers(0, 8192 * 3), count=st.integers(0, 8192 * 3))
+@settings(deadline=None, max_examples=20)
+def test_a_run_of_zero_clusters(first: int, count: int) -> None:
+    stream = bytearray(CLUSTER_SIZE)
+    writer = ImageWriter(8192 * 6 * CLUSTER_SIZE, compression="zlib", append=stream.extend, backing=("b", "qcow2"))
+    writer.add_zeros(first, count)
+    header = writer.finish()
+    stream[: len(header)] = header
+    assert Parser(bytes(stream)).parse().clusters == dict.fromkeys(range(first, first + count))
+
+
 def test_the_last_cluster_of_a_huge_disk() -> None:
     last = 2 * TIB // CLUSTER_SIZE - 1
     image = Parser(write(2 * TIB, [(last, "plain", b"x" * CLUSTER_SIZE)])).parse()
@@ -250,3 +261,8 @@ def test_what_a_caller_can_get_wrong() -> None:
     twice.add_zero(1)
     with pytest.raises(ValueError, match="written twice"):
         twice.add_compressed(1, b"x")
+    with pytest.raises(ValueError, match="written twice"):
+        twice.add_zeros(0, 2)
+    for first, count in ((-1, 1), (1, 2), (2, 1)):
+        with pytest.raises(ValueError, match="inside the image"):
+            writer().add_zeros(first, count)
