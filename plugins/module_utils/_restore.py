@@ -41,6 +41,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan impor
     plan_restore,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_run import DeadRun, RestoreRun, open_journal
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_xml import as_written
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import cancelled_by_signals
 from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY
@@ -258,7 +259,7 @@ def _volumes(domain: Domain) -> dict[str, str]:
 def _done(plan: RestorePlan, result: str, warnings: list[str], *, changed: bool, **more: Any) -> Outcome:
     values = {"result": result, **plan.as_result(), **_NOTHING, **more}
     diff = {
-        "before": plan.before,
+        "before": as_written(plan.before),
         "after": plan.after,
         "before_header": "definition in the backup" if plan.mode == "new" else "definition now",
         "after_header": f"definition of {plan.name}",

@@ -119,6 +119,11 @@ def keep_secrets(xml: str, before: str | None) -> str:
     return _text(root)
 
 
+def as_written(xml: str) -> str:
+    """A definition in the form in which those here are written, so that a comparison shows what is different alone."""
+    return _text(_parse(xml)) if xml else ""
+
+
 def _parse(xml: str) -> Element:
     ElementTree.register_namespace("qemu", _QEMU)
     try:

@@ -149,4 +149,5 @@ def _outcome(entries: Sequence[dict[str, Any]], not_found: Sequence[str]) -> Out
 
 
 def _line(entry: Mapping[str, Any]) -> str:
-    return f"{entry['vm']['name'] or entry['vm']['uuid']} {entry['id']}: {entry['result']}\n"
+    plan = f", {entry['level']} of {' and '.join(entry['copies'])}" if entry["result"] == PLANNED else ""
+    return f"{entry['vm']['name'] or entry['vm']['uuid']} {entry['id']}: {entry['result']}{plan}\n"

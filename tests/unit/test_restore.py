@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import json
 import os
@@ -40,6 +41,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._restore_run import
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_xml import (
     Identity,
     NewDisk,
+    as_written,
     in_place_xml,
     keep_secrets,
     new_xml,
@@ -161,6 +163,14 @@ def test_networks() -> None:
     sources = [dict(node.attrib) for node in parse(done.xml).findall("devices/interface/source")]
     assert sources == [{"network": "isolated"}, {"bridge": "br7"}]
     assert "network_map says nothing of br7, so that it is kept." in done.warnings
+
+
+def test_a_comparison_shows_what_is_different_alone() -> None:
+    kept = in_place_xml(DOMAIN, name="web1", disks={"vdb": NewDisk("/new/b", "raw")}).xml
+    before, after = as_written(DOMAIN).splitlines(), kept.splitlines()
+    changed = [line for line in difflib.ndiff(before, after) if line.startswith("+ ")]
+    assert len(changed) == 2, changed
+    assert as_written("") == ""
 
 
 def test_passwords_of_displays_are_kept() -> None:
