@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from ansible import constants
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.vmforge.backup.plugins.plugin_utils._table import printable, render
+from ansible_collections.vmforge.backup.plugins.plugin_utils._terminal import show
 
 _KINDS = ["text", "list", "bytes", "seconds", "age"]
 _COLUMN = {
@@ -43,13 +42,8 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         _validated, args = self.validate_argument_spec(_ARGUMENTS)
         table = render(args["columns"], args["rows"]) if args["rows"] else [args["empty"]]
-        _print([args["title"], "", *table, "", *args["notes"]])
+        lines = [args["title"], "", *table, "", *args["notes"]]
+        show(["\n".join(printable(line) for line in lines).strip("\n") + "\n"])
         for warning in args["warnings"]:
             Display().warning(printable(warning))
         return dict(result, changed=False, rows=args["rows"], table=table)
-
-
-def _print(lines: Iterable[str]) -> None:
-    """Print on the terminal, unless what goes there has to stay JSON."""
-    if not str(constants.DEFAULT_STDOUT_CALLBACK).endswith(("json", "jsonl")):
-        Display().display("\n".join(printable(line) for line in lines).strip("\n") + "\n")

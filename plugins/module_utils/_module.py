@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.parameters import remove_values
 from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
@@ -17,7 +19,10 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     VMForgeError,
     internal_errors,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._job import Jobs, job_key
 
+# Set by the action plugins: the work goes on by itself, and the module waits for it no longer than so many seconds.
+_WAIT = "VMFORGE_BACKUP_WAIT"
 # The distributions' own interpreters: their packages are not visible from a virtualenv or a newer Python.
 _SYSTEM_PYTHONS = ["/usr/bin/python3", "/usr/libexec/platform-python"]
 
@@ -71,25 +76,64 @@ def run_module(argument_spec: Mapping[str, Any], use_case: UseCase, **rules: Any
     """
     module = AnsibleModule(argument_spec=dict(argument_spec), supports_check_mode=True, **rules)
     request = Request(params=module.params, check_mode=module.check_mode, diff_mode=module._diff)
+    # Without root there is no place for it, and not much that could be done.
+    if _WAIT in os.environ and not module.check_mode and os.geteuid() == 0:
+        answer = _answer_of_job(module, request, use_case, seconds=float(os.environ[_WAIT]))
+    else:
+        answer = _answer(request, use_case)
+    _respawn_where_present(tuple(answer.get("libraries", ())))
+    for warning in answer.get("warnings", ()):
+        module.warn(warning)
+    result = dict(answer.get("values", {}), changed=answer.get("changed", False))
+    if answer.get("diff") is not None and request.diff_mode:
+        result["diff"] = answer["diff"]
+    if "failure" in answer:
+        module.fail_json(msg=answer["failure"], **result)
+    module.exit_json(**result)
+
+
+def _answer(request: Request, use_case: UseCase) -> dict[str, Any]:
+    """Run the use case; what it says, as plain values, in the form that a job keeps."""
     try:
         with internal_errors():
             outcome = use_case(request)
     except DependencyError as error:
-        _respawn_where_present(error.libraries)
-        module.fail_json(msg=error.message, code=error.code)
+        return {"failure": error.message, "values": {"code": error.code}, "libraries": list(error.libraries)}
     except VMForgeError as error:
-        module.fail_json(msg=error.message, code=error.code)
-    for warning in outcome.warnings:
-        module.warn(warning)
-    result = dict(outcome.values, changed=outcome.changed)
-    if outcome.diff is not None and request.diff_mode:
-        result["diff"] = outcome.diff
+        return {"failure": error.message, "values": {"code": error.code}}
+    values = dict(outcome.values)
     if outcome.unechoed:
-        shown = {name: value for name, value in module.params.items() if name not in outcome.unechoed}
-        result["invocation"] = {"module_args": shown}
-    if outcome.failure is not None:
-        module.fail_json(msg=outcome.failure, **result)
-    module.exit_json(**result)
+        shown = {name: value for name, value in request.params.items() if name not in outcome.unechoed}
+        values["invocation"] = {"module_args": shown}
+    answer = {"changed": outcome.changed, "values": values, "diff": outcome.diff, "warnings": list(outcome.warnings)}
+    return answer if outcome.failure is None else {**answer, "failure": outcome.failure}
+
+
+def _answer_of_job(module: AnsibleModule, request: Request, use_case: UseCase, *, seconds: float) -> dict[str, Any]:
+    """Let the work go on by itself, or find it doing so; its answer, or how far it is after so many seconds."""
+
+    def work() -> dict[str, Any]:
+        answer = _answer(request, use_case)
+        # What lies in a file has no secrets, not even in /run.
+        values = {"invocation": {"module_args": dict(request.params)}, **answer["values"]}
+        cleaned: dict[str, Any] = remove_values({**answer, "values": values}, module.no_log_values)
+        return {**cleaned, "changed": answer.get("changed", False)}
+
+    name = str(module._name)
+    secret = {option for option, spec in module.argument_spec.items() if spec.get("no_log")}
+    try:
+        with internal_errors():
+            vms = request.params.get("vm") or []
+            facts = {"module": name, "vm": [vms] if isinstance(vms, str) else list(vms)}
+            job, joined = Jobs().begin_or_join(job_key(name, request.params, secret), facts, work)
+            if not job.wait(seconds):
+                return {"values": {"job": {**job.state(), "joined": joined}}}
+            answer = job.take()
+            return (
+                {**answer, "values": {**answer["values"], "job": {**job.state(), "joined": True}}} if joined else answer
+            )
+    except VMForgeError as error:
+        return {"failure": error.message, "values": {"code": error.code}}
 
 
 def _respawn_where_present(libraries: tuple[str, ...]) -> None:

@@ -1,10 +1,14 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``progress.json``: how far a run is, for whoever looks while it runs. Replaced by rename, once a second."""
+"""``progress.json``: how far a run is, for whoever looks while it runs. Replaced by rename, once a second.
+
+A run that goes on by itself (``_job.py``) shares it: the same lies in a directory, by process, for whoever follows.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -15,12 +19,32 @@ from typing import Any, Callable
 from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._model import format_time, utc_now
 
+_SHARE_SECONDS = 0.5
+# Where all progress of this process and its children is shared.
+_shared: list[Path] = []
+
+
+def share_progress(directory: Path) -> None:
+    """Write all progress of this process, and of those that it forks, to this directory as well."""
+    _shared[:] = [directory]
+
+
+def read_shared(directory: Path) -> list[dict[str, Any]]:
+    """How far the processes are that share their progress there and still run."""
+    found = []
+    for path in sorted(directory.glob("*.json")):
+        with contextlib.suppress(FileNotFoundError):
+            said = json.loads(path.read_bytes())
+            if os.path.exists(f"/proc/{said['pid']}"):
+                found.append(said)
+    return sorted(found, key=lambda said: str(said.get("vm", {}).get("name")))
+
 
 class Progress:
     """Counts, and writes what it counted.
 
     Args:
-        path: Of the file.
+        path: Of the file. None where it is only shared.
         facts: Fixed values that are written along: id, VM, node.
         monotonic: The clock for the rate, in seconds.
 
@@ -28,7 +52,9 @@ class Progress:
         read: Bytes read of the guest's disks.
     """
 
-    def __init__(self, path: Path, facts: dict[str, Any], *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, path: Path | None, facts: dict[str, Any], *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._path, self._monotonic = path, monotonic
         self._facts = dict(facts, pid=os.getpid(), started=format_time(utc_now()))
         self._lock = threading.Lock()
@@ -37,7 +63,7 @@ class Progress:
         self.done = 0
         self.stored = 0
         self.read = 0
-        self._phase_began = monotonic()
+        self._phase_began = self._shared_at = monotonic()
 
     def enter(self, phase: str, *, total: int | None = None) -> None:
         """Begin a phase, with a new total where it counts bytes of its own."""
@@ -54,6 +80,12 @@ class Progress:
             self.stored += stored
             if self.phase == "reading":
                 self.read += done
+            now = self._monotonic()
+            late = bool(_shared) and now - self._shared_at >= _SHARE_SECONDS
+            if late:
+                self._shared_at = now
+        if late:
+            self._share()
 
     def snapshot(self) -> dict[str, Any]:
         """What the file says. ``rate`` is bytes a second in this phase, ``eta`` the seconds left or None."""
@@ -74,7 +106,19 @@ class Progress:
 
     def write(self) -> None:
         """Replace the file. Not synced: it is of no use after a crash."""
-        temporary = self._path.with_name(f".{self._path.name}.new")
-        with storage_errors(f"writing {self._path}"):
-            temporary.write_text(json.dumps(self.snapshot(), indent=1) + "\n", encoding="utf-8")
-            os.replace(temporary, self._path)
+        if self._path is not None:
+            with storage_errors(f"writing {self._path}"):
+                _replace(self._path, self.snapshot())
+        self._share()
+
+    def _share(self) -> None:
+        # A backup must not fail because nobody can be told how far it is.
+        with contextlib.suppress(OSError):
+            for directory in _shared:
+                _replace(directory / f"{self._facts['pid']}.json", self.snapshot())
+
+
+def _replace(path: Path, value: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{threading.get_ident()}.new")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

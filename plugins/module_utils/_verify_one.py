@@ -24,6 +24,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._good_parts import 
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
 from ansible_collections.vmforge.backup.plugins.module_utils._model import format_time, utc_now
+from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
 from ansible_collections.vmforge.backup.plugins.module_utils._repair import mend
 from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import VERIFIED
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup
@@ -53,6 +54,7 @@ class Verification:
     damages: list[Damage] = field(default_factory=list)
     read: int = 0
     _failures: list[str] = field(default_factory=list)
+    _progress: Progress | None = None
 
     def entry(self, result: str, *, seconds: float = 0.0, message: str | None = None) -> dict[str, Any]:
         """The backup's entry in the module's result."""
@@ -85,6 +87,11 @@ class Verification:
 
     def _verify(self) -> str:
         self.damages = [*self.backup.damages]
+        manifest = self.backup.manifest
+        facts = {"id": manifest.id, "vm": {"uuid": manifest.vm.uuid, "name": manifest.vm.name}}
+        self._progress = Progress(None, facts)
+        size = sum(record.size for record in manifest.files)
+        self._progress.enter("verifying", total=size * len(self.backup.copies))
         for copy in self.backup.copies:
             self.damages += self._look_at(copy)
         with self._locked():
@@ -119,6 +126,8 @@ class Verification:
 
     def _advance(self, count: int) -> None:
         self.read += count
+        if self._progress is not None:
+            self._progress.advance(count)
 
     def _look_again(self) -> list[Damage]:
         """At what was damaged, after it was mended."""

@@ -1,0 +1,39 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The use case of ``vmforge_backup_job``: what goes on by itself on this host, and how it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.vmforge.backup.plugins.module_utils._job import Jobs
+from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
+
+JOB_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "job": {"type": "str"},
+    "wait": {"type": "int", "default": 0},
+}
+
+
+def follow_job(request: Request) -> Outcome:
+    """Tell of all work that goes on here, or wait for one piece of it.
+
+    Raises:
+        NotFoundError: There is no such work.
+        VMForgeError: It ended without an answer.
+    """
+    jobs, name = Jobs(), request.params["job"]
+    if name is None:
+        return Outcome(changed=False, values={"jobs": [job.state() for job in jobs.running()]})
+    job = jobs.get(name)
+    if request.check_mode or not job.wait(request.params["wait"]):
+        return Outcome(changed=False, values={"job": job.state()})
+    answer = job.take()
+    return Outcome(
+        changed=answer.get("changed", False),
+        values=answer["values"],
+        diff=answer.get("diff"),
+        warnings=tuple(answer.get("warnings", ())),
+        failure=answer.get("failure"),
+    )
