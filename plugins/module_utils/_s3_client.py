@@ -163,6 +163,31 @@ def _session(config: S3Config) -> Any:
     return session
 
 
+def frozen_keys(config: S3Config) -> tuple[str, str, str | None] | None:
+    """Access key, secret key and session token, for another program; None where a role's keys must be renewed.
+
+    Raises:
+        S3Error: There are none.
+    """
+    if config.access_key and config.secret_key:
+        return config.access_key, config.secret_key, config.session_token
+    need("boto3")
+    try:
+        found = _session(config).get_credentials()
+        keys = found.get_frozen_credentials() if found is not None else None
+    except botocore().exceptions.BotoCoreError as error:
+        raise translate(error, "look for credentials", config) from None
+    if keys is None:
+        raise translate(botocore().exceptions.NoCredentialsError(), "look for credentials", config)
+    return (keys.access_key, keys.secret_key, None) if not keys.token else None
+
+
+def trusted_certificates(config: S3Config) -> str | None:
+    """What another program is told in ``AWS_CA_BUNDLE``: empty trusts anybody, None leaves it as it is."""
+    trust = _trust(config)
+    return "" if trust is False else str(trust) if trust else None
+
+
 @functools.cache
 def _loader() -> Any:
     """Reads S3's description, which takes longer than all else, once per process."""
