@@ -40,6 +40,8 @@ PACKAGES = (
     "qemu-utils",
     # What the role node installs there: the bed must work where no archive can be reached.
     "python3-boto3",
+    "nbdkit",
+    "nbdkit-plugin-python",
     "python3-libnbd",
     "python3-libvirt",
     "python3-zstandard",
