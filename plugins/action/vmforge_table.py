@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ansible_collections.vmforge.backup.plugins.plugin_utils._report_file import as_csv, as_json, write_report
 from ansible_collections.vmforge.backup.plugins.plugin_utils._table import printable, render
 from ansible_collections.vmforge.backup.plugins.plugin_utils._terminal import show
 
@@ -26,7 +29,10 @@ _ARGUMENTS = {
     "notes": {"type": "list", "elements": "str", "default": []},
     "warnings": {"type": "list", "elements": "str", "default": []},
     "empty": {"type": "str", "default": "Nothing."},
+    "file": {"type": "path"},
 }
+# One variable for every playbook that prints a table.
+_FILE = "vmforge_backup_report_file"
 
 
 class ActionModule(ActionBase):
@@ -46,4 +52,19 @@ class ActionModule(ActionBase):
         show(["\n".join(printable(line) for line in lines).strip("\n") + "\n"])
         for warning in args["warnings"]:
             Display().warning(printable(warning))
+        file = args["file"] or self._templar.template((task_vars or {}).get(_FILE))
+        # Without columns there are only warnings.
+        if file and args["columns"]:
+            _write(Path(str(file)).expanduser(), args)
         return dict(result, changed=False, rows=args["rows"], table=table)
+
+
+def _write(path: Path, args: dict[str, Any]) -> None:
+    if path.suffix == ".csv":
+        text = as_csv(args["columns"], args["rows"])
+    else:
+        text = as_json(args["rows"], title=args["title"], notes=args["notes"], warnings=args["warnings"])
+    try:
+        write_report(path, text)
+    except OSError as error:
+        raise AnsibleActionFail(f"The report {path} cannot be written: {error.strerror or error}.") from error

@@ -67,6 +67,13 @@ options:
       - A line in place of a table without rows.
     type: str
     default: Nothing.
+  file:
+    description:
+      - A file on the control node to write the rows to as well, as CSV if its name ends in C(.csv), and as JSON else.
+      - Unset, it is the variable C(vmforge_backup_report_file), if there is one.
+      - It is replaced as a whole, in check mode too. In CSV a text that a spreadsheet would take for a formula has an
+        apostrophe before it.
+    type: path
 notes:
   - This runs on the control node. No connection is made.
 author:
