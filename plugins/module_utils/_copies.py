@@ -65,12 +65,13 @@ class DamagedError(FormatError):
 
     Args:
         damage: Which.
+        backup: Id of the one that it is in, where several are read.
     """
 
     code = "damaged"
 
-    def __init__(self, damage: Damage) -> None:
-        super().__init__(f"Damaged: {damage}.")
+    def __init__(self, damage: Damage, *, backup: str | None = None) -> None:
+        super().__init__(f"Damaged{f' in backup {backup}' if backup is not None else ''}: {damage}.")
         self.damage = damage
 
 

@@ -18,34 +18,30 @@ from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     BusyError,
     FormatError,
-    InputError,
-    S3Error,
     VMForgeError,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors
-from ansible_collections.vmforge.backup.plugins.module_utils._find_backups import find_backups, open_store
+from ansible_collections.vmforge.backup.plugins.module_utils._find_backups import open_store
 from ansible_collections.vmforge.backup.plugins.module_utils._good_parts import GoodParts
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain, Hypervisor
 from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest
-from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid, format_id, utc_now
+from ansible_collections.vmforge.backup.plugins.module_utils._model import format_id, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
-from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_check import refuse
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_image import Host
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RestoreOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import (
-    Host,
     RestorePlan,
-    choose_backup,
     new_uuid,
     plan_restore,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_run import DeadRun, RestoreRun, open_journal
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_source import find_source
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_xml import as_written
-from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import cancelled_by_signals
 from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY
-from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup, open_backup
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import StoredChain
 
 _DEFINITION = "domain.xml"
 
@@ -61,75 +57,21 @@ def restore_backup(request: Request) -> Outcome:
     hypervisor = Hypervisor(options.uri)
     try:
         with open_store(options.s3) as store:
-            backup, warnings = _find_anywhere(options, store)
-            return _Restore(options, hypervisor, backup, warnings).outcome(request)
+            chain, warnings = find_source(options, store)
+            return _Restore(options, hypervisor, chain, warnings).outcome(request)
     finally:
         hypervisor.close()
-
-
-def _find_anywhere(options: RestoreOptions, store: S3Store | None) -> tuple[StoredBackup, list[str]]:
-    """An S3 that is away does not matter where the backup is here as well."""
-    try:
-        return _find(options, store)
-    except S3Error as error:
-        if not options.backup_dir.is_dir():
-            raise
-        try:
-            backup, warnings = _find(options, None)
-        except VMForgeError:
-            raise error from None
-        told = f"S3 was not asked, so there may be a newer backup or a better copy: {error.message}"
-        return backup, [*warnings, told]
-
-
-def _find(options: RestoreOptions, store: S3Store | None) -> tuple[StoredBackup, list[str]]:
-    if store is None and not options.backup_dir.is_dir():
-        raise InputError(
-            f"The backup directory {options.backup_dir} does not exist or is no directory. Is its file system mounted?",
-            code="backup_dir_missing",
-        )
-    found = find_backups(options.backup_dir, store, [options.vm])
-    uuid = canonical_uuid(options.vm)
-    for (vm_uuid, backup_id), error in found.unreadable.items():
-        if (vm_uuid, backup_id) == (uuid, options.id) and options.checksum is None:
-            raise error
-    if options.checksum is not None and uuid is not None and options.id is not None:
-        return _open(options, store, uuid, options.id), []
-    backup = choose_backup(found.backups.values(), options)
-    vm, chosen = backup.manifest.vm.uuid, backup.manifest.id
-    if not backup.copies:
-        raise InputError(
-            f"The disks of backup {chosen} of {backup.manifest.vm.name!r} lie only in S3. Set offsite: s3 and the "
-            "other options of S3, or name an older backup.",
-            code="only_in_s3",
-        )
-    warnings = [
-        f"Backup {other} of {where} is passed over: {error.message}"
-        for (where, other), error in found.unreadable.items()
-        if where == vm and other > chosen and options.id is None
-    ]
-    return (_open(options, store, vm, chosen) if options.checksum is not None else backup), warnings
-
-
-def _open(options: RestoreOptions, store: S3Store | None, uuid: str, backup_id: str) -> StoredBackup:
-    """A backup whose manifest has the SHA-256 that was asked for."""
-    return open_backup(
-        uuid,
-        backup_id,
-        directory=BackupDirectory(str(options.backup_dir)).vm(uuid).entry(backup_id),
-        place=OffsiteVm(store, uuid).backup(backup_id) if store is not None else None,
-        expected=options.checksum,
-    )
 
 
 class _Restore:
     """One request."""
 
     def __init__(
-        self, options: RestoreOptions, hypervisor: Hypervisor, backup: StoredBackup, warnings: list[str]
+        self, options: RestoreOptions, hypervisor: Hypervisor, chain: StoredChain, warnings: list[str]
     ) -> None:
-        self._options, self._hypervisor, self._backup, self._warnings = options, hypervisor, backup, warnings
-        manifest = backup.manifest
+        self._options, self._hypervisor, self._chain, self._warnings = options, hypervisor, chain, warnings
+        self._backup = chain.head
+        manifest = self._backup.manifest
         self._uuid = manifest.vm.uuid
         if options.to is not None:
             self._uuid = new_uuid(manifest, options.node, options.to)
@@ -151,17 +93,19 @@ class _Restore:
                 return self._present()
             with storage_errors(f"creating {self._state}"):
                 self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            run = RestoreRun(plan, self._backup, self._options, self._hypervisor, self._state)
+            run = RestoreRun(plan, self._options, self._hypervisor, self._state)
             with cancelled_by_signals():
                 run.run()
+        damages = [(member.manifest.id, damage) for member in self._chain.members for damage in member.damages]
+        damages += run.maker.damages
         more = {
             "kept": [*self._kept, *run.maker.kept, *run.kept],
             "started": self._options.start,
             "sources": run.maker.sources,
-            "damages": [damage.as_dict() for damage in (*self._backup.damages, *run.maker.damages)],
+            "damages": [{"id": backup_id, **damage.as_dict()} for backup_id, damage in damages],
             "seconds": round(time.monotonic() - self._began, 1),
         }
-        told = [f"Passed over: {damage}." for damage in (*self._backup.damages, *run.maker.damages)]
+        told = [f"Passed over in {backup_id}: {damage}." for backup_id, damage in damages]
         return _done(plan, "restored", [*self._warnings, *run.warnings, *told], changed=True, **more)
 
     def _plan(self) -> RestorePlan | None:
@@ -171,8 +115,8 @@ class _Restore:
             if domain is not None and domain.name == self._options.to:
                 return None
         definition = self._read_definition(self._backup.manifest)
-        plan = plan_restore(self._backup.manifest, definition, self._options, self._look())
-        refuse(plan, self._backup, self._options, self._hypervisor)
+        plan = plan_restore(self._chain, definition, self._options, self._look())
+        refuse(plan, self._options, self._hypervisor)
         return plan
 
     def _read_definition(self, manifest: Manifest) -> str:
@@ -192,6 +136,7 @@ class _Restore:
             exists=os.path.lexists,
             is_device=Path.is_block_device,
             now=format_id(utc_now()),
+            state=self._state,
         )
 
     @contextmanager
@@ -242,6 +187,7 @@ class _Restore:
             "source": {"uuid": manifest.vm.uuid, "name": manifest.vm.name, "node": manifest.vm.node},
             "id": manifest.id,
             "instant": manifest.instant,
+            "chain": [member.manifest.id for member in self._chain.members],
             "disks": [],
             **_NOTHING,
         }

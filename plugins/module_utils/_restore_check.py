@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ansible_collections.vmforge.backup.plugins.module_utils._copies import LocalCopy
@@ -21,16 +21,16 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
 from ansible_collections.vmforge.backup.plugins.module_utils._guard import free_bytes, reserve_bytes
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain, Hypervisor
 from ansible_collections.vmforge.backup.plugins.module_utils._model import format_bytes
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_image import Image
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RestoreOptions
-from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import NEW, Image, RestorePlan
-from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import NEW, RestorePlan
 
 SWTPM_DIRECTORY = Path("/var/lib/libvirt/swtpm")
 # Of qcow2's own tables, and of what qemu-img rounds up.
 _OVERHEAD = 16 << 20
 
 
-def refuse(plan: RestorePlan, backup: StoredBackup, options: RestoreOptions, hypervisor: Hypervisor) -> None:
+def refuse(plan: RestorePlan, options: RestoreOptions, hypervisor: Hypervisor) -> None:
     """Raise if the restore cannot be done; nothing is touched here.
 
     Raises:
@@ -55,7 +55,7 @@ def refuse(plan: RestorePlan, backup: StoredBackup, options: RestoreOptions, hyp
                 "Is its file system mounted?",
                 code="storage_missing",
             )
-    _refuse_full(plan.images, is_local=any(isinstance(copy, LocalCopy) for copy in backup.copies))
+    _refuse_full(plan.images)
 
 
 def refuse_running(domain: Domain, options: RestoreOptions) -> None:
@@ -106,17 +106,12 @@ def _refuse_shared(plan: RestorePlan, hypervisor: Hypervisor) -> None:
                 )
 
 
-def _refuse_full(images: Iterable[Image], *, is_local: bool) -> None:
+def _refuse_full(images: Sequence[Image]) -> None:
     needed: dict[int, tuple[Path, int]] = {}
-    for image in images:
-        directory = image.path.parent
-        # What stands there already was made by an earlier run, for the most part.
-        there = sum(_allocated(path) for path in (image.staged, image.fetched))
-        bytes_ = 0 if image.is_device else image.disk.data_bytes + _OVERHEAD
-        bytes_ += 0 if is_local else image.record.size
+    for directory, bytes_ in _needs(images):
         device = directory.stat().st_dev
         _path, before = needed.get(device, (directory, 0))
-        needed[device] = (directory, before + max(0, bytes_ - there))
+        needed[device] = (directory, before + bytes_)
     for directory, total in needed.values():
         free = free_bytes(str(directory)) - reserve_bytes(str(directory))
         if total > free:
@@ -125,6 +120,30 @@ def _refuse_full(images: Iterable[Image], *, is_local: bool) -> None:
                 "can be used there. Free space, or name another place with storage.",
                 code="target_full",
             )
+
+
+def _needs(images: Sequence[Image]) -> Iterator[tuple[Path, int]]:
+    """Bytes that are needed at most, and in which directory."""
+    for image in images:
+        if not image.is_device:
+            yield image.path.parent, max(0, image.data_bytes + _OVERHEAD - _allocated(image.staged))
+    # What is fetched for a file goes before that for the next one comes; what is for devices stays to the end.
+    fetched = [(image, _to_fetch(image)) for image in images]
+    yield from ((_existing(image.workplace), bytes_) for image, bytes_ in fetched if image.is_device and bytes_)
+    files = [(bytes_, image.workplace.parent) for image, bytes_ in fetched if not image.is_device and bytes_]
+    for directory in {directory for _bytes, directory in files}:
+        yield directory, max(bytes_ for bytes_, other in files if other == directory)
+
+
+def _to_fetch(image: Image) -> int:
+    """Bytes of the layers that are not here; what stands there already was fetched by an earlier run."""
+    away = [layer for layer in image.layers if not any(isinstance(copy, LocalCopy) for copy in layer.backup.copies)]
+    return sum(max(0, layer.record.size - _allocated(image.fetched(layer))) for layer in away)
+
+
+def _existing(path: Path) -> Path:
+    """The directory that a file will lie in, or the nearest one above that is there already."""
+    return next(parent for parent in path.parents if parent.is_dir())
 
 
 def _allocated(path: Path) -> int:

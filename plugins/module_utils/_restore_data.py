@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.vmforge.backup.plugins.module_utils._copies import (
-    Copy,
-    Damage,
-    LocalCopy,
-)
+from ansible_collections.vmforge.backup.plugins.module_utils._copies import LOCAL, Damage, DamagedError, LocalCopy
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, StorageError
 from ansible_collections.vmforge.backup.plugins.module_utils._files import (
     read_json,
@@ -28,7 +25,9 @@ from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Fi
 from ansible_collections.vmforge.backup.plugins.module_utils._programs import Background, need_program
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
 from ansible_collections.vmforge.backup.plugins.module_utils._repair import write_parts
-from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import Image, aside
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_image import Image, aside
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import Layer, layered
 
 _POLL_SECONDS = 0.1
 _TELL_SECONDS = 1.0
@@ -59,22 +58,22 @@ class DiskMaker:
     """Makes the disks of one restore.
 
     Args:
-        copies: Of the backup, in the order in which they are asked.
+        head: The backup that is restored.
         state: A directory for notes of what is done.
         parallel: Parts at once.
         now: In the names of what is put aside.
 
     Attributes:
         kept: What was put aside instead of being overwritten.
-        damages: What was found and passed over.
+        damages: What was found and passed over, each with the id of its backup.
         sources: Target -> the copy that its data came from.
     """
 
-    def __init__(self, copies: Sequence[Copy], state: Path, *, parallel: int, progress: Progress, now: str) -> None:
-        self._copies, self._state, self._parallel, self._progress = copies, state, parallel, progress
+    def __init__(self, head: StoredBackup, state: Path, *, parallel: int, progress: Progress, now: str) -> None:
+        self._head, self._state, self._parallel, self._progress = head, state, parallel, progress
         self._now = now
         self.kept: list[str] = []
-        self.damages: list[Damage] = []
+        self.damages: list[tuple[str, Damage]] = []
         self.sources: dict[str, str] = {}
 
     def small(self, record: FileRecord) -> bytes:
@@ -83,11 +82,11 @@ class DiskMaker:
         Raises:
             DamagedError: No copy of it is good.
         """
-        with GoodParts(record, self._copies) as good:
+        with GoodParts(record, self._head.copies) as good:
             try:
                 return b"".join(bytes(good.read(number)) for number in range(1, len(record.parts) + 1))
             finally:
-                self.damages += good.damages
+                self._pass_over(self._head.manifest.id, good.damages)
 
     def prepare(self, image: Image) -> None:
         """Make the new file beside its place; that of an earlier run which was interrupted is taken if it is whole.
@@ -101,47 +100,61 @@ class DiskMaker:
             return
         if self._is_done(image):
             self.sources[image.disk.target] = "an earlier run"
-            return
-        source = self.prove(image)
-        self._put_used_aside(image)
-        self._convert(source, image, image.staged)
-        self._note_done(image)
-        if source == image.fetched:
-            source.unlink()
+        else:
+            sources = self.prove(image)
+            self._put_used_aside(image)
+            self._convert(sources, image, image.staged)
+            self._note_done(image)
+        self._drop_fetched(image)
 
-    def write_device(self, image: Image, source: Path) -> None:
+    def write_device(self, image: Image, sources: Sequence[Path]) -> None:
         """Write what was proved to a block device; what was on it is lost."""
-        self._convert(source, image, image.path)
-        if source == self._fetched(image):
-            source.unlink()
+        self._convert(sources, image, image.path)
+        self._drop_fetched(image)
 
-    def prove(self, image: Image) -> Path:
-        """An image every part of which is good: the local one, or one that is put together.
+    def prove(self, image: Image) -> list[Path]:
+        """The images that a disk is made of, every part of them good: local ones, or such as are put together.
+
+        Returns:
+            One for each layer.
 
         Raises:
             DamagedError: A part is good in no copy.
         """
-        self._progress.enter(f"verifying {image.disk.target}", total=image.record.size)
-        local = next((copy for copy in self._copies if isinstance(copy, LocalCopy)), None)
-        if local is not None:
+        good = self._prove_local(image)
+        used = [LOCAL] if good else []
+        missing = [layer for layer in image.layers if layer.id not in good]
+        if missing:
+            self._progress.enter(f"fetching {image.disk.target}", total=sum(layer.record.size for layer in missing))
+        for layer in missing:
+            good[layer.id] = self._fetch(image, layer)
+            used += [copy.name for copy in layer.backup.copies]
+        self.sources[image.disk.target] = "+".join(dict.fromkeys(used))
+        return [good[layer.id] for layer in image.layers]
+
+    def _prove_local(self, image: Image) -> dict[str, Path]:
+        """Those layers whose local file is good, by the id of their backup."""
+        local = [(layer, copy) for layer in image.layers for copy in layer.backup.copies if isinstance(copy, LocalCopy)]
+        self._progress.enter(f"verifying {image.disk.target}", total=sum(layer.record.size for layer, _copy in local))
+        good: dict[str, Path] = {}
+        for layer, copy in local:
             try:
-                found = find_damage(local, image.record, parallel=self._parallel, advance=self._progress.advance)
+                found = find_damage(copy, layer.record, parallel=self._parallel, advance=self._progress.advance)
             except StorageError:
-                if len(self._copies) == 1:
+                if len(layer.backup.copies) == 1:
                     raise
                 # The other one may do.
-                return self._fetch(image)
+                continue
             if not found:
-                self.sources[image.disk.target] = local.name
-                return local.directory / image.record.name
-            self.damages += found
-        return self._fetch(image)
+                good[layer.id] = copy.directory / layer.record.name
+            self._pass_over(layer.id, found)
+        return good
 
     def discard(self, image: Image) -> None:
         """Remove what was made and is not used."""
         self._put_used_aside(image)
-        for path in (image.staged, self._fetched(image), self._mark(image)):
-            path.unlink(missing_ok=True)
+        image.staged.unlink(missing_ok=True)
+        self._drop_fetched(image)
 
     def discard_used(self, image: Image) -> None:
         """Remove an image that was finished and then written to."""
@@ -153,28 +166,33 @@ class DiskMaker:
         """Remove the note: the file is in its place."""
         self._mark(image).unlink(missing_ok=True)
 
-    def _fetched(self, image: Image) -> Path:
-        return self._state / f"{image.disk.target}.fetched" if image.is_device else image.fetched
+    def _drop_fetched(self, image: Image) -> None:
+        for layer in image.layers:
+            image.fetched(layer).unlink(missing_ok=True)
 
-    def _fetch(self, image: Image) -> Path:
+    def _pass_over(self, backup_id: str, damages: Iterable[Damage]) -> None:
+        found = [(backup_id, damage) for damage in damages]
+        self.damages += [one for one in found if one not in self.damages]
+
+    def _fetch(self, image: Image, layer: Layer) -> Path:
         """Put an image together from good parts; parts that an earlier run has fetched are proved and kept."""
-        record, path = image.record, self._fetched(image)
-        self._progress.enter(f"fetching {image.disk.target}", total=record.size)
+        record, path = layer.record, image.fetched(layer)
         wanted = list(range(1, len(record.parts) + 1))
         if path.exists() and path.stat().st_size == record.size:
             here = LocalCopy(path.parent)
             named = FileRecord(path.name, record.size, None, record.part_size, record.parts)
             bad = find_damage(here, named, parallel=self._parallel, advance=_ignore)
             wanted = [damage.part for damage in bad if damage.part is not None]
-        with GoodParts(record, self._copies) as good:
+        with GoodParts(record, layer.backup.copies) as good:
             try:
                 write_parts(path, record, wanted, good, parallel=self._parallel, advance=self._progress.advance)
+            except DamagedError as error:
+                raise DamagedError(error.damage, backup=layer.id) from error
             finally:
-                self.damages += [damage for damage in good.damages if damage not in self.damages]
-        self.sources[image.disk.target] = "+".join(copy.name for copy in self._copies)
+                self._pass_over(layer.id, good.damages)
         return path
 
-    def _convert(self, source: Path, image: Image, target: Path) -> None:
+    def _convert(self, sources: Sequence[Path], image: Image, target: Path) -> None:
         self._progress.enter(f"writing {image.disk.target}", total=image.disk.virtual_size)
         options = ["-n"] if image.is_device else []
         program = need_program("qemu-img", debian="qemu-utils", redhat="qemu-img")
@@ -183,8 +201,10 @@ class DiskMaker:
             target.unlink(missing_ok=True)
             # Made before qemu-img does, with nobody's rights but ours.
             os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        argv = [setpriv, "--pdeathsig", "KILL", "--", program, "convert", "-f", "qcow2", "-O", image.format]
-        argv += ["-t", "writeback", "-W", "-m", "8", *options, str(source), str(target)]
+        argv = [setpriv, "--pdeathsig", "KILL", "--", program, "convert", "-O", image.format]
+        # Complete, so that no name in an image is followed: an image may have been moved, or another one put there.
+        source = layered([{"driver": "file", "filename": str(path)} for path in sources])
+        argv += ["-t", "writeback", "-W", "-m", "8", *options, "json:" + json.dumps(source), str(target)]
         writer = Background(argv, log=self._state / f"{image.disk.target}.log")
         try:
             told = 0.0
@@ -233,7 +253,7 @@ class DiskMaker:
         return {
             "path": str(image.staged),
             "format": image.format,
-            "parts": list(image.record.parts),
+            "parts": [list(layer.record.parts) for layer in image.layers],
             "size": status.st_size,
             "modified": status.st_mtime_ns,
             "inode": status.st_ino,

@@ -40,11 +40,11 @@ from ansible_collections.vmforge.backup.plugins.module_utils._local import PROGR
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_check import SWTPM_DIRECTORY, refuse_running
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_data import DiskMaker, is_untouched, mark_of
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_image import Image, aside
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RestoreOptions
-from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import IN_PLACE, Image, RestorePlan, aside
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import IN_PLACE, RestorePlan
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_xml import keep_secrets
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
-from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup
 from ansible_collections.vmforge.backup.plugins.module_utils._tpm_state import unpack_tpm
 
 _JOURNAL = "journal.json"
@@ -139,7 +139,6 @@ class RestoreRun:
     """
 
     plan: RestorePlan
-    backup: StoredBackup
     options: RestoreOptions
     hypervisor: Hypervisor
     state: Path
@@ -152,7 +151,7 @@ class RestoreRun:
         facts = {"id": plan.manifest.id, "vm": {"uuid": plan.uuid, "name": plan.name}, "node": self.options.node}
         self._progress = Progress(self.state / PROGRESS, facts)
         self.maker = DiskMaker(
-            self.backup.copies, self.state, parallel=self.options.parallel, progress=self._progress, now=plan.now
+            plan.chain.head, self.state, parallel=self.options.parallel, progress=self._progress, now=plan.now
         )
         self._journal = open_journal(self.hypervisor, self.state)
         self._asides: list[Path] = []
@@ -221,10 +220,10 @@ class RestoreRun:
 
     def _place_image(self, image: Image) -> None:
         if image.is_device:
-            source = self.maker.prove(image)
+            sources = self.maker.prove(image)
             if self.plan.mode == IN_PLACE:
                 self._journal.note("device", path=str(image.path), name=self.plan.name)
-            self.maker.write_device(image, source)
+            self.maker.write_device(image, sources)
             return
         if image.kept is not None:
             self._put_aside(image.path, image.kept)

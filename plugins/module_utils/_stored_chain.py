@@ -53,6 +53,11 @@ class Layer:
     disk: DiskRecord
     record: FileRecord
 
+    @property
+    def id(self) -> str:
+        """Of its backup."""
+        return self.backup.manifest.id
+
 
 @dataclass(frozen=True)
 class StoredChain:

@@ -28,16 +28,11 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     VMForgeError,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._journal import Journal
-from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_image import Host
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RESTORE_ARGUMENTS, RestoreOptions
-from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import (
-    Host,
-    RestorePlan,
-    choose_backup,
-    new_uuid,
-    plan_restore,
-)
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import RestorePlan, new_uuid, plan_restore
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_run import DeadRun, RestoreRun, open_journal
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_source import choose_backup
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_xml import (
     Identity,
     NewDisk,
@@ -47,6 +42,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._restore_xml import
     new_xml,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup, open_backup
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import StoredChain
 from ansible_collections.vmforge.backup.plugins.module_utils._tpm_state import unpack_tpm
 from tests.bed.backups import OTHER_UUID, UUID, make_backup, some_files
 
@@ -240,7 +236,7 @@ def test_a_name_of_two_machines(backups: list[StoredBackup], tmp_path: Path) -> 
     assert choose_backup([*backups, other], options(vm=OTHER_UUID)).manifest.vm.uuid == OTHER_UUID
 
 
-def plan(manifest: Manifest, *, current: str | None = None, there: tuple[str, ...] = (), **more: Any) -> RestorePlan:
+def plan(backup: StoredBackup, *, current: str | None = None, there: tuple[str, ...] = (), **more: Any) -> RestorePlan:
     host = Host(
         current=current,
         running=False,
@@ -248,13 +244,14 @@ def plan(manifest: Manifest, *, current: str | None = None, there: tuple[str, ..
         exists=lambda path: str(path) in there,
         is_device=lambda path: str(path).startswith("/dev/"),
         now="20261123T000000Z",
+        state=Path("/state"),
     )
-    return plan_restore(manifest, DOMAIN, options(**more), host)
+    return plan_restore(StoredChain((backup,)), DOMAIN, options(**more), host)
 
 
 def test_paths_of_a_new_machine(backups: list[StoredBackup]) -> None:
-    manifest = backups[0].manifest
-    done = plan(manifest, to="web2", paths={"vdb": "/pool/b.img"})
+    backup, manifest = backups[0], backups[0].manifest
+    done = plan(backup, to="web2", paths={"vdb": "/pool/b.img"})
     assert [(str(image.path), image.format) for image in done.images] == [
         ("/images/web2-vda.qcow2", "qcow2"),
         ("/pool/b.img", "raw"),
@@ -262,42 +259,34 @@ def test_paths_of_a_new_machine(backups: list[StoredBackup]) -> None:
     assert done.uuid == new_uuid(manifest, "node1", "web2") != new_uuid(manifest, "node2", "web2")
     assert str(done.nvram) == "/n/web2_VARS.fd"
     assert "/n/web2_VARS.fd" in done.after
-    done = plan(manifest, to="web2", storage="/other", format="raw", disks=["vda"])
+    done = plan(backup, to="web2", storage="/other", format="raw", disks=["vda"])
     assert [str(image.path) for image in done.images] == ["/other/web2-vda.img"]
     with pytest.raises(InputError, match="Say where it goes"):
-        plan(manifest, to="web2")
+        plan(backup, to="web2")
     with pytest.raises(InputError, match="exists already"):
-        plan(manifest, to="web2", storage="/other", there=("/other/web2-vda.qcow2",))
+        plan(backup, to="web2", storage="/other", there=("/other/web2-vda.qcow2",))
 
 
 def test_paths_in_place(backups: list[StoredBackup]) -> None:
-    manifest = backups[0].manifest
+    backup = backups[0]
     there = ("/images/web1.qcow2", "/dev/vg/data")
     with pytest.raises(InputError, match="cannot be kept aside"):
-        plan(manifest, current=DOMAIN, there=there)
-    done = plan(manifest, current=DOMAIN, there=there, overwrite_devices=True)
+        plan(backup, current=DOMAIN, there=there)
+    done = plan(backup, current=DOMAIN, there=there, overwrite_devices=True)
     assert [(str(i.path), str(i.kept), i.is_device) for i in done.images] == [
         ("/images/web1.qcow2", "/images/web1.qcow2.before-20261123T000000Z", False),
         ("/dev/vg/data", "None", True),
     ]
     assert str(done.nvram) == "/n/web1_VARS.fd"
-    single = plan(manifest, current=DOMAIN.replace(">web1<", ">www<"), there=there, disks=["vda"])
+    single = plan(backup, current=DOMAIN.replace(">web1<", ">www<"), there=there, disks=["vda"])
     assert (single.name, single.nvram, len(single.images)) == ("www", None, 1)
     assert "/dev/vg/data" in single.after
     with pytest.raises(InputError, match="exists already"):
-        plan(manifest, there=there, overwrite_devices=True)
+        plan(backup, there=there, overwrite_devices=True)
     with pytest.raises(InputError, match="not defined here"):
-        plan(manifest, disks=["vda"])
+        plan(backup, disks=["vda"])
     with pytest.raises(InputError, match="has no disk vdx"):
-        plan(manifest, current=DOMAIN, disks=["vdx"])
-
-
-def test_an_incremental_one_is_refused(tmp_path: Path) -> None:
-    made = make_backup(
-        tmp_path / UUID / IDS[1], some_files(random.Random(1)), parent={"id": IDS[0], "manifest_sha256": "0" * 64}
-    )
-    with pytest.raises(InputError, match="is incremental"):
-        plan(made, to="web2", storage="/x")
+        plan(backup, current=DOMAIN, disks=["vdx"])
 
 
 @pytest.mark.parametrize(
@@ -383,10 +372,10 @@ def test_what_cannot_be_taken_back_stays_written_down_with_all_before_it(tmp_pat
 
 def running(tmp_path: Path, backup: StoredBackup, now: str) -> RestoreRun:
     """A restore that asks no hypervisor."""
-    given = plan(backup.manifest, current=DOMAIN, overwrite_devices=True)
+    given = plan(backup, current=DOMAIN, overwrite_devices=True)
     (tmp_path / "state").mkdir(exist_ok=True)
     none: Any = None
-    return RestoreRun(replace(given, now=now), backup, options(), none, tmp_path / "state")
+    return RestoreRun(replace(given, now=now), options(), none, tmp_path / "state")
 
 
 def test_what_was_put_aside_is_never_removed_by_another_restore(backups: list[StoredBackup], tmp_path: Path) -> None:
