@@ -16,6 +16,14 @@ options:
       - The server, as C(host), C(host:port) or a URL. Unset, or V(s3.amazonaws.com), means AWS.
       - A URL's scheme wins over O(s3_ssl).
     type: str
+  s3_same_endpoints:
+    description:
+      - Other names of the very same server, as other hosts or earlier runs wrote O(s3_endpoint).
+        What was uploaded under one of them is taken to lie here.
+      - Never name a replica. What is deleted here would stay there, and nobody would know of it.
+    type: list
+    elements: str
+    default: []
   s3_region:
     description:
       - Region to sign requests for. Most servers other than AWS take any.

@@ -151,7 +151,8 @@ def _refuse_other_place(path: Path, place: OffsiteBackup, name: str) -> None:
         raise InputError(
             f"{name} has its copy in bucket {noted.get('bucket')!r} at {noted.get('prefix')!r} "
             f"({noted.get('endpoint') or 'AWS'}), but the S3 options lead to {place.prefix!r} in {place.bucket!r} "
-            f"({place.endpoint or 'AWS'}); with these that copy would be orphaned.",
+            f"({place.endpoint or 'AWS'}); with these that copy would be orphaned. If it is one server under two "
+            "names, tell the other in s3_same_endpoints (with the playbooks: vmforge_backup_s3_same_endpoints).",
             code="offsite",
         )
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +106,9 @@ class OffsiteBackup:
         self._place = (uuid, backup_id)
         self._objects: dict[str, Any] = {}
 
-    def is_place_of(self, offsite: dict[str, Any]) -> bool:
+    def is_place_of(self, offsite: Mapping[str, Any]) -> bool:
         """Whether an ``offsite.json`` speaks of this place, and not of one that was used before."""
-        here = {"endpoint": self.endpoint, "bucket": self.bucket, "prefix": self.prefix}
-        return all(offsite.get(name) == value for name, value in here.items())
+        return self.store.config.is_place_of(offsite, *self._place)
 
     def key(self, name: str) -> str:
         """The key of one file."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -57,11 +58,9 @@ class OffsiteListing:
         """Whether the listing showed anything of a backup."""
         return (uuid, backup_id) in self._seen
 
-    def is_place_of(self, uuid: str, backup_id: str, offsite: dict[str, Any]) -> bool:
+    def is_place_of(self, uuid: str, backup_id: str, offsite: Mapping[str, Any]) -> bool:
         """Whether an ``offsite.json`` speaks of this bucket, and not of one that was used before."""
-        config = self._store.config
-        here = {"endpoint": config.endpoint, "bucket": config.bucket, "prefix": config.key(uuid, backup_id)}
-        return all(offsite.get(name) == value for name, value in here.items())
+        return self._store.config.is_place_of(offsite, uuid, backup_id)
 
     def _place(self, key: str) -> tuple[str, str, str] | None:
         """UUID, id and file name of a key; None for an object that is not ours."""

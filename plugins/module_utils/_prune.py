@@ -45,7 +45,8 @@ def prune_backups(request: Request) -> Outcome:
     if options.scope != "s3":
         BackupDirectory(options.backup_dir).check()
     with _store(options) as store:
-        mine = [vm for vm in wanted if options.scope == "s3" or options.node in _nodes_of(vm)]
+        here = {options.node} | (options.ignored if options.takes_over else frozenset())
+        mine = [vm for vm in wanted if options.scope == "s3" or here & _nodes_of(vm)]
         cases = _decide(options, fleet, mine, now=now)
         results, gone = _run(options, cases, store, now=now, check_mode=request.check_mode)
         reaped, problem = _reap(options, fleet, wanted, store, now=now, check_mode=request.check_mode)

@@ -98,10 +98,7 @@ class BucketPrune:
         place = self._offsite.backup(backup.id)
         try:
             if backup in self._doomed:
-                self._refuse_held(backup, place)
-                self._refuse_another(backup, place)
-                place.refuse_locked()
-                place.delete_all()
+                delete_copy(place, backup, self._case.listing.ready[backup.id, backup.node]["sums"], now=self._now)
                 self.result.note(backup, "deleted")
             if backup.id not in self._still_owned(backup):
                 self._confirm(backup.id, place)
@@ -115,28 +112,42 @@ class BucketPrune:
         return set() if backup in self._doomed else listed
 
     def _confirm(self, backup_id: str, place: OffsiteBackup) -> None:
-        where = {"endpoint": place.endpoint or "", "bucket": place.bucket, "prefix": place.prefix}
-        self.gone.append({"uuid": self._offsite.uuid, "id": backup_id, **where})
+        """Under every name of the server, for nodes may know it by another."""
+        where = {"bucket": place.bucket, "prefix": place.prefix}
+        for endpoint in place.store.config.endpoints:
+            self.gone.append({"uuid": self._offsite.uuid, "id": backup_id, "endpoint": endpoint or "", **where})
 
-    def _refuse_another(self, backup: Backup, place: OffsiteBackup) -> None:
-        """Another node's of this id, which took its place after the listing."""
-        sums = self._case.listing.ready[backup.id, backup.node]["sums"]
-        if all(place.is_of_another({backup.node}, checksum) for checksum in sums):
-            raise InputError(f"What lies in S3 as {backup.id} is not the backup that was listed.", code="changed")
 
-    def _refuse_held(self, backup: Backup, place: OffsiteBackup) -> None:
-        """A hold that came after the listing. Keys that may only delete cannot see it."""
-        try:
-            hold = place.read_json(HOLD)
-        except S3Error as error:
-            if error.code != DENIED:
-                raise
-            return
-        if hold is None:
-            return
-        until = hold.get("until")
-        if until is None or parse_time(until) > self._now:
-            raise InputError(f"Backup {backup.id} is held ({hold.get('reason') or 'no reason given'}).", code="held")
+def delete_copy(place: OffsiteBackup, backup: Backup, sums: Collection[str], *, now: datetime) -> None:
+    """Delete a backup in the bucket, from a machine that has nothing of it.
+
+    Args:
+        sums: Of its manifest, as it was listed.
+
+    Raises:
+        InputError: It is held, or another backup took its place after the listing.
+        S3Error: It is locked, or something is still there.
+    """
+    _refuse_held(backup, place, now)
+    if all(place.is_of_another({backup.node}, checksum) for checksum in sums):
+        raise InputError(f"What lies in S3 as {backup.id} is not the backup that was listed.", code="changed")
+    place.refuse_locked()
+    place.delete_all()
+
+
+def _refuse_held(backup: Backup, place: OffsiteBackup, now: datetime) -> None:
+    """A hold that came after the listing. Keys that may only delete cannot see it."""
+    try:
+        hold = place.read_json(HOLD)
+    except S3Error as error:
+        if error.code != DENIED:
+            raise
+        return
+    if hold is None:
+        return
+    until = hold.get("until")
+    if until is None or parse_time(until) > now:
+        raise InputError(f"Backup {backup.id} is held ({hold.get('reason') or 'no reason given'}).", code="held")
 
 
 class Reaper:

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._backup_set import Backup
 from ansible_collections.vmforge.backup.plugins.module_utils._delete import (
@@ -38,6 +38,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._local import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, parse_id, parse_time
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
+from ansible_collections.vmforge.backup.plugins.module_utils._prune_bucket import delete_copy
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_options import PruneOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_plan import Case
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_record import NAME, PolicyRecord
@@ -83,7 +84,13 @@ class NodePrune:
     def _is_mine(self, backup: Backup) -> bool:
         """Its own, and for this scope: what lies in the bucket alone is the master's where S3 has keys of its own."""
         local = self._case.listing.ready[backup.id, backup.node]["local"]
-        return backup.node == self._options.node and (local or self._options.scope == "all")
+        own = backup.node == self._options.node and (local or self._options.scope == "all")
+        return own or self._is_left_behind(backup)
+
+    def _is_left_behind(self, backup: Backup) -> bool:
+        """In the bucket alone, by a node that is gone for good: one node deletes these for all."""
+        copies = self._case.listing.ready[backup.id, backup.node]["copies"]
+        return self._options.takes_over and backup.node in self._options.ignored and copies == ["s3"]
 
     def _work(self) -> None:
         with self._directory.lock(timeout=self._options.lock_timeout):
@@ -194,13 +201,17 @@ class NodePrune:
         self.result.note(backup, result, message)
 
     def _delete(self, backup: Backup) -> tuple[str, str | None]:
+        if self._offsite is not None and self._is_left_behind(backup):
+            sums = self._case.listing.ready[backup.id, backup.node]["sums"]
+            delete_copy(self._offsite.backup(backup.id), backup, sums, now=self._now)
+            return "deleted", None
         path = self._directory.entry(backup.id)
         manifest = find_backup(self._directory, self._offsite, backup.id)
         if manifest is None:
             return "deleted", "It was gone already."
         is_gone = self._options.scope == "local"
         if is_gone and not self._copy_is_gone(path, backup.id):
-            return "waiting", "Its copy in S3 is still there, or was not looked for."
+            return "waiting", _still_there(read_json(path / OFFSITE))
         refuse_deletion(
             self._directory,
             self._offsite,
@@ -224,3 +235,11 @@ class NodePrune:
             return True
         where = (str(noted.get("endpoint") or ""), str(noted.get("bucket")), str(noted.get("prefix")))
         return (self._vm.uuid, backup_id, *where) in self._options.gone
+
+
+def _still_there(noted: Mapping[str, Any]) -> str:
+    return (
+        f"Its copy in S3, {noted.get('prefix')} in bucket {noted.get('bucket')} at {noted.get('endpoint') or 'AWS'}, "
+        "is still there, or was not looked for. If the bucket was pruned at that very server under another name, tell "
+        "it in s3_same_endpoints (with the playbook: vmforge_backup_s3_same_endpoints)."
+    )

@@ -98,6 +98,11 @@ class PruneOptions:
     s3: S3Config | None
     lock_timeout: int
 
+    @property
+    def takes_over(self) -> bool:
+        """Whether this node deletes what lies in the bucket alone of nodes that are gone for good."""
+        return self.reap and self.s3 is not None and bool(self.ignored)
+
     @classmethod
     def from_params(cls, params: Mapping[str, Any], *, now: datetime | None = None) -> PruneOptions:
         """Build from the module's options.

@@ -215,8 +215,7 @@ def _elsewhere(entry: Entry, place: S3Config | None) -> str | None:
     noted = entry.get("offsite_place")
     if place is None or not noted or "s3" not in entry["copies"]:
         return None
-    here = {"endpoint": place.endpoint, "bucket": place.bucket, "prefix": place.key(entry["vm"]["uuid"], entry["id"])}
-    if all(noted.get(name) == value for name, value in here.items()):
+    if place.is_place_of(noted, entry["vm"]["uuid"], entry["id"]):
         return None
     return f"{noted.get('prefix')!r} in bucket {noted.get('bucket')!r} at {noted.get('endpoint') or 'AWS'}"
 
@@ -278,6 +277,9 @@ def _failed_checks(entry: Entry) -> dict[str, str | None]:
             # Of other content.
             continue
         for result in check.get("results") or ():
+            if result.get("level") == "boot":
+                # It is as it was made. That it did not boot may be the fault of this host, or of this day.
+                continue
             at, why = str(result.get("at")), None if result.get("ok") else str(result.get("detail") or "unknown")
             if at >= found.get(result.get("copy"), ("", None))[0]:
                 found[result.get("copy")] = (at, why)

@@ -16,6 +16,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import Inpu
 
 S3_ARGUMENTS: dict[str, dict[str, Any]] = {
     "s3_endpoint": {"type": "str"},
+    "s3_same_endpoints": {"type": "list", "elements": "str", "default": []},
     "s3_region": {"type": "str"},
     "s3_bucket": {"type": "str"},
     # Not a secret, and masking it would also mask every path that happens to contain it.
@@ -51,6 +52,7 @@ class S3Config:
 
     Attributes:
         endpoint: ``http(s)://host[:port]``, or None for AWS itself.
+        same_endpoints: Other names of that very server; None is AWS.
         region: The region to sign for; None leaves it to the profile or environment, then ``us-east-1``.
         access_key: With ``secret_key``; both None means the SDK's chain: environment, profile, instance role.
         use_path_style: None decides by itself: path style for any endpoint but AWS.
@@ -75,6 +77,7 @@ class S3Config:
     sse_kms_key_id: str | None = None
     object_lock_mode: str | None = None
     object_lock_retain_until: datetime | None = None
+    same_endpoints: tuple[str | None, ...] = ()
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], option_prefix: str = "s3_") -> S3Config:
@@ -115,6 +118,9 @@ class S3Config:
             object_lock_retain_until=_parse_until(
                 get("object_lock_retain_until"), option_prefix + "object_lock_retain_until"
             ),
+            same_endpoints=tuple(
+                parse_endpoint(name, ssl, option_prefix + "same_endpoints")[0] for name in get("same_endpoints") or ()
+            ),
         )
 
     @staticmethod
@@ -131,6 +137,16 @@ class S3Config:
     def path_style(self) -> bool:
         """Whether the bucket stands in the path of the URL rather than in the host's name."""
         return self.use_path_style if self.use_path_style is not None else self.endpoint is not None
+
+    @property
+    def endpoints(self) -> tuple[str | None, ...]:
+        """All names of the server; None is AWS."""
+        return (self.endpoint, *self.same_endpoints)
+
+    def is_place_of(self, noted: Mapping[str, Any], *parts: str) -> bool:
+        """Whether a note of ``endpoint``, ``bucket`` and ``prefix`` speaks of these parts below this prefix here."""
+        where = (noted.get("bucket"), noted.get("prefix"))
+        return noted.get("endpoint") in self.endpoints and where == (self.bucket, self.key(*parts))
 
     def key(self, *parts: str) -> str:
         """Join the prefix and parts to an object's key.

@@ -144,9 +144,7 @@ def _read_manifests(
 
 def _is_promised(remote: OffsiteCopy, offsite: Mapping[str, Any]) -> bool:
     """Whether the node remembers that it completed this very copy."""
-    here = (remote.place.endpoint, remote.place.bucket, remote.place.prefix)
-    noted = tuple(offsite.get(name) for name in ("endpoint", "bucket", "prefix"))
-    return bool(offsite.get("completed_at")) and noted == here
+    return bool(offsite.get("completed_at")) and remote.place.is_place_of(offsite)
 
 
 def _believed(

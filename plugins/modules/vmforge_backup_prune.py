@@ -65,7 +65,8 @@ options:
     default: []
   ignore_nodes:
     description:
-      - Nodes that are gone for good, whatever backups of theirs are still in S3.
+      - Nodes that are gone for good. What backups of theirs are still in S3 alone is pruned like all others, by the one
+        node whose O(reap) is V(true), or with O(scope=s3).
     type: list
     elements: str
     default: []

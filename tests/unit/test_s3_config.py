@@ -108,6 +108,21 @@ def test_secrets_are_not_shown() -> None:
     assert S3_ARGUMENTS["s3_session_token"]["no_log"]
 
 
+def test_other_names_of_the_same_server() -> None:
+    config = S3Config.from_params(
+        {
+            "s3_endpoint": "s3.local",
+            "s3_bucket": "abc",
+            "s3_same_endpoints": ["http://10.0.0.5:9000", "S3.Amazonaws.com"],
+        }
+    )
+    note = {"bucket": "abc", "prefix": "uuid/id"}
+    for endpoint in ("https://s3.local", "http://10.0.0.5:9000", None):
+        assert config.is_place_of({**note, "endpoint": endpoint}, "uuid", "id")
+    for other in ({"endpoint": "http://s3.local"}, {"bucket": "abd"}, {"prefix": "uuid/other"}):
+        assert not config.is_place_of({**note, "endpoint": None, **other}, "uuid", "id")
+
+
 def test_path_style_follows_the_endpoint() -> None:
     assert config(s3_endpoint="minio").path_style
     assert not config().path_style

@@ -460,6 +460,38 @@ def test_what_a_node_that_was_not_listed_may_be_uploading_is_not_reaped(
     assert multiparts(server, prefix) == []
 
 
+def test_an_endpoint_that_got_another_name(offsite: Shelf, server: S3Server) -> None:
+    ids = offsite.days(8)
+    offsite.upload(*ids[:7])
+    offsite.upload(ids[7], drop_local=True)
+    was = server.endpoint
+    offsite.s3["s3_endpoint"] = was.replace("127.0.0.1", "localhost")
+    kept = offsite.prune().values["vms"][0]["backups"][-1]
+    assert (kept["id"], kept["result"]) == (ids[7], "failed")
+    assert "vmforge_backup_s3_same_endpoints" in str(kept["message"])
+    assert results(offsite.prune(s3_same_endpoints=[was]))[ids[7]] == "deleted"
+    assert {entry["id"] for entry in offsite.bucket()} == set(ids[:7])
+
+
+def test_what_a_node_that_is_gone_left_in_the_bucket(offsite: Shelf, tmp_path: Path) -> None:
+    ids = offsite.days(7)
+    gone = Shelf(tmp_path / "gone", node="node9", s3=offsite.s3, vm=offsite.vm)
+    old = gone.days(3, newest=NOW - timedelta(days=60))
+    gone.upload(*old, drop_local=True)
+    shutil.rmtree(gone.path)
+    [before] = offsite.prune().values["vms"]
+    assert (before["result"], before["code"]) == ("skipped", "missing_node")
+    # One node for all.
+    assert set(results(offsite.prune(ignore_nodes=["node9"], reap=False)).values()) == {"kept", "elsewhere"}
+    planned = offsite.prune(ignore_nodes=["node9"], check_mode=True)
+    outcome = offsite.prune(ignore_nodes=["node9"])
+    assert outcome.failure is None
+    for found, word in ((planned, "planned"), (outcome, "deleted")):
+        assert results(found) == {**dict.fromkeys(ids, "kept"), **dict.fromkeys(old, word)}
+    assert offsite.bucket() == []
+    assert offsite.ids() == ids
+
+
 class TestKeysThatOnlyTheMasterHas:
     """Nodes may write to the bucket and nothing else."""
 
@@ -524,8 +556,16 @@ class TestKeysThatOnlyTheMasterHas:
         listings = [{"node": node.node, "backups": node.listing()}]
         gone = master.prune(scope="s3", listings=listings, bucket=bucket).values["gone"]
         assert [item["id"] for item in gone] == [ids[7]]
-        assert results(node.prune(scope="local", bucket=bucket, gone=gone))[ids[7]] == "waiting"
+        outcome = node.prune(scope="local", bucket=bucket, gone=gone)
+        assert results(outcome)[ids[7]] == "waiting"
+        assert "vmforge_backup_s3_same_endpoints" in str(outcome.values["vms"][0]["backups"])
         assert node.ids() == ids
+        # A person says that these are one server.
+        more = {"listings": listings, "bucket": bucket, "s3_same_endpoints": [server.endpoint]}
+        gone = master.prune(scope="s3", **more).values["gone"]
+        assert {item["endpoint"] for item in gone} == {master.s3["s3_endpoint"], server.endpoint}
+        assert results(node.prune(scope="local", bucket=bucket, gone=gone))[ids[7]] == "deleted"
+        assert node.ids() == ids[:7]
 
     @pytest.mark.parametrize(
         ("where", "name"),
