@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -76,6 +77,9 @@ def test_the_plan_a_persons_word_and_the_run(play: Play, one: Shelf) -> None:
     assert f"daily {ids[1][:4]}-{ids[1][4:6]}-{ids[1][6:8]}" in run.text
     assert "no rule keeps it" in run.text
     assert "keeps by rule: newest good 1" in run.text
+    [row] = run.stats["vmforge_prune_report"]["vms"]
+    assert (row["result"], row["kept"], row["deleted"]) == ("confirm", 7, 13)
+    assert "-e vmforge_backup_confirm=true" in run.text
     assert one.ids() == ids
     run = play("prune.yml", inventory=nodes("one"), **WEEK)
     assert run.code == 2
@@ -235,7 +239,7 @@ def test_delete_one_by_hand(play_newest: Play, one: Shelf, two: Shelf) -> None:
         assert "Name one virtual machine and the backup" in run.text
     run = play_newest("delete.yml", inventory=both_here(one, two), vm=one.name, id="20200101T000000Z")
     assert run.code == 2
-    assert "there is no such backup" in run.text
+    assert f"there is no such backup. There are {mine[0]}, {mine[1]}, {theirs[0]}" in run.text
     held = two.path / two.vm / theirs[0] / "hold.json"
     held.write_text(json.dumps({"reason": "audit 7", "until": None}))
     run = play_newest("delete.yml", inventory=both_here(one, two), vm=one.name, id=theirs[0])
@@ -249,6 +253,8 @@ def test_delete_one_by_hand(play_newest: Play, one: Shelf, two: Shelf) -> None:
     run = play_newest("delete.yml", inventory=both_here(one, two), vm=one.name, id=theirs[0])
     assert run.code == 0, run.text
     assert (one.ids(), two.ids()) == (mine, theirs[1:])
+    assert "keeps by rule" not in run.text
+    assert became(run) == {theirs[0]: "deleted"}
 
 
 def test_hold_one_wherever_it_is(play_newest: Play, one: Shelf, two: Shelf) -> None:
@@ -263,7 +269,7 @@ def test_hold_one_wherever_it_is(play_newest: Play, one: Shelf, two: Shelf) -> N
     assert "Tell why it is held" in run.text
     run = play_newest("hold.yml", inventory=fleet, vm=one.name, id="20200101T000000Z", **why)
     assert run.code == 2
-    assert "There is no backup 20200101T000000Z" in run.text
+    assert f"There is no backup 20200101T000000Z of {one.name}. There are, newest first: {mine[0]}" in run.text
     run = play_newest("hold.yml", inventory=fleet, vm=one.name, id=theirs[1], **why)
     assert run.code == 0, run.text
     assert (held(one), held(two)) == ([], [theirs[1]])
@@ -277,6 +283,25 @@ def test_hold_one_wherever_it_is(play_newest: Play, one: Shelf, two: Shelf) -> N
     run = play_newest("hold.yml", inventory=fleet, vm=one.name, id=theirs[1], vmforge_backup_hold_state="absent")
     assert run.code == 0, run.text
     assert held(two) == []
+
+
+def test_roles_that_need_all_nodes_refuse_serial(play_newest: Play, one: Shelf, two: Shelf, tmp_path: Path) -> None:
+    ids = one.days(9)
+    roles = ["prune", "hold", "adopt", "restore"]
+    tasks = [
+        {
+            "block": [{"ansible.builtin.include_role": {"name": f"vmforge.backup.{role}"}}],
+            "rescue": [{"ansible.builtin.debug": {"msg": f"{role}: {{{{ ansible_failed_result.msg }}}}"}}],
+        }
+        for role in roles
+    ]
+    playbook = tmp_path / "serial.yml"
+    playbook.write_text(
+        yaml.safe_dump([{"hosts": "vmforge_nodes", "gather_facts": False, "serial": 1, "tasks": tasks}])
+    )
+    run = play_newest(playbook, inventory=both_here(one, two), vm=one.name, **WEEK)
+    assert [role for role in roles if re.search(rf"{role}: .* Leave serial out of the play", run.text)] == roles
+    assert one.ids() == ids
 
 
 def test_examples_run(play_newest: Play, hypervisor: Hypervisor, storage: Storage, tmp_path: Path) -> None:
