@@ -75,6 +75,7 @@ def prune_report(
             dict(item, node=hosts.get(item["node"], item["node"])) for item in of_vm if not named or item["id"] in named
         ]
         backups += of_vm
+        problems += [_stranded(item) for item in of_vm if named and item["result"] == "elsewhere"]
         problems += _vm_problems(told[uuid], good, several=bool(missing))
         notes += [f"{row['vm']}: {row['message']}"] if row["result"] in good and row["message"] else []
         notes += [
@@ -83,6 +84,8 @@ def prune_report(
             if item["result"] in ("locked", "held", "waiting") and item["message"]
         ]
         notes += [] if named else _rule_notes(row)
+    told_of = {item["id"] for item in backups}
+    problems += [_stranded({"vm": "-", "id": i}) for i in named if not problems and i not in told_of]
     notes += [_sentence(problem) for problem in problems]
     return {"vms": rows, "backups": backups, "problems": problems, "notes": notes}
 
@@ -128,6 +131,15 @@ def _vm_problems(
         for place, vm in told
         if vm["result"] not in good and not (vm["code"] == "missing_node" and several)
     ]
+
+
+def _stranded(row: Mapping[str, Any]) -> dict[str, str]:
+    """What was named, and is of a node that was not in the run, is nobody's to delete."""
+    message = (
+        f"it is of {row.get('node', 'a node')}, which is not in this run. If that node is gone for good, name it in "
+        "vmforge_backup_ignore_nodes"
+    )
+    return {"node": "-", "vm": row["vm"], "place": f"{row['vm']} {row['id']}", "message": message}
 
 
 def _rule_notes(row: Mapping[str, Any]) -> list[str]:

@@ -386,6 +386,16 @@ def test_a_deletion_tells_of_what_was_named_alone() -> None:
     assert "keeps by rule" not in str(found["notes"])
 
 
+def test_a_deletion_that_nobody_is_there_for_is_a_problem() -> None:
+    backup_id = entry(2)["id"]
+    request = prune_request({"n1": answer(entry(2, node="n9"))}, wanted=["web1"], ids=[backup_id])
+    [problem] = prune_report(request, {"n1": told("unchanged", (backup_id, "n9", "elsewhere"))})["problems"]
+    assert problem["place"] == f"web1 {backup_id}"
+    [unseen] = prune_report(request, {"n1": {"vms": [], "reaped": []}})["problems"]
+    assert "it is of a node, which is not in this run" in unseen["message"]
+    assert "it is of n9, which is not in this run" in problem["message"]
+
+
 def test_nodes_are_shown_as_the_inventory_calls_them() -> None:
     here = socket.gethostname()
     listed = {"localhost": answer(entry(node=here)), "hv2.example.org": answer(entry(2, node="hv2"))}
