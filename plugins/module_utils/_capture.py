@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Callable
 
+from ansible_collections.vmforge.backup.plugins.module_utils._basis import Basis, refuse_full
+from ansible_collections.vmforge.backup.plugins.module_utils._changes import Changes
 from ansible_collections.vmforge.backup.plugins.module_utils._definitions import read_definitions
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk, DomainSpec
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceChangedError, SourceError
@@ -19,48 +21,24 @@ from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Dom
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST
 from ansible_collections.vmforge.backup.plugins.module_utils._local_file import LocalFile, reread
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import DiskRecord, FileRecord, Manifest
-from ansible_collections.vmforge.backup.plugins.module_utils._model import Extent, VmRef, format_time, utc_now
-from ansible_collections.vmforge.backup.plugins.module_utils._nbd import REQUEST_SIZE, BlockReader, Export
+from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, format_time, utc_now
+from ansible_collections.vmforge.backup.plugins.module_utils._nbd import BlockReader
+from ansible_collections.vmforge.backup.plugins.module_utils._open_disk import OpenDisk
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._pipeline import (
     ImageStream,
     RateLimit,
     Stop,
     StreamSettings,
-    split_ranges,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._plan import BackupPlan, check_space, part_size_for
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
-from ansible_collections.vmforge.backup.plugins.module_utils._source import Source
+from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY, Source
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import StoredChain
 from ansible_collections.vmforge.backup.plugins.module_utils._target import BackupTarget
 
 _WATCH_SECONDS = 0.5
 _REASON_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class _OpenDisk:
-    """A disk whose export has told its size and which runs of it may be other than zero."""
-
-    disk: Disk
-    export: Export
-    size: int
-    extents: Sequence[Extent]
-    read_bytes: int
-
-    @classmethod
-    def of(cls, disk: Disk, export: Export) -> _OpenDisk:
-        """Ask the export. Raises ``SourceError``."""
-        size, extents = export.allocated()
-        if size % 512:
-            raise SourceError(f"Disk {disk.target} has {size} bytes, not a multiple of 512; qcow2 cannot hold that.")
-        # Uncut: one range for each extent, however long.
-        total = sum(extent.length for extent in split_ranges(extents, size=size, limit=size))
-        return cls(disk, export, size, extents, total)
-
-    def ranges(self) -> Iterator[Extent]:
-        """The requests, one after the other: a list of them would take more memory than all buffers."""
-        return split_ranges(self.extents, size=self.size, limit=REQUEST_SIZE)
 
 
 @dataclass
@@ -70,6 +48,8 @@ class Capture:
     Args:
         spec: The domain's definition, with the disks that ``plan`` names.
         disks: That take part.
+        basis: What is stored of each disk.
+        parent: The chain that changes build on, where there are any.
         tool: Versions, for the manifest.
         stop: Watched by all threads.
     """
@@ -81,10 +61,14 @@ class Capture:
     spec: DomainSpec
     plan: BackupPlan
     disks: Sequence[Disk]
+    basis: Basis
+    parent: StoredChain | None
     target: BackupTarget
     progress: Progress
     tool: Mapping[str, str]
+    warnings: list[str] = field(default_factory=list)
     stop: Stop = field(default_factory=Stop)
+    _has_checkpoint: bool = False
     _files: list[FileRecord] = field(default_factory=list)
     _disks: list[DiskRecord] = field(default_factory=list)
     _written: list[tuple[LocalFile, FileRecord]] = field(default_factory=list)
@@ -102,15 +86,18 @@ class Capture:
         try:
             # Watched from the first moment on: a guest fills scratch files also while block status is asked for.
             with source, Ticker(_WATCH_SECONDS, source.watches(), self.stop, on_failure=source.release):
+                self._has_checkpoint = source.checkpoint is not None
                 self._refuse_changed_disks()
                 definitions = read_definitions(self.domain, self.spec)
-                opened = [_OpenDisk.of(disk, source.exports[disk.target]) for disk in self.disks]
+                opened = self._decide(source, [OpenDisk.of(disk, source.exports[disk.target]) for disk in self.disks])
                 self._check_space(opened)
                 self._read(source, opened)
             self._verify()
         finally:
             for written, _record in self._written:
                 written.close()
+        if source.checkpoint_xml is not None:
+            definitions["checkpoint.xml"] = source.checkpoint_xml.encode()
         for name, data in definitions.items():
             self._files.append(self.target.add_small(name, data))
         return self._write_manifest(source)
@@ -121,7 +108,18 @@ class Capture:
         if now != [(disk.target, disk.source) for disk in self.spec.disks]:
             raise SourceChangedError(f"The disks of {self.vm.name!r} were changed as its backup began.")
 
-    def _check_space(self, opened: Sequence[_OpenDisk]) -> None:
+    def _decide(self, source: Source, opened: Sequence[OpenDisk]) -> Sequence[OpenDisk]:
+        """Which disks are stored in full after all, now that they can be asked."""
+        self.basis = self.basis.without(source.refused)
+        found = list(opened)
+        if self.parent is not None and self.basis.parent is not None:
+            changes = Changes(self.parent, self.basis, stopped=self.stop)
+            found, self.basis = changes.choose(opened, directory=RUN_DIRECTORY / self.vm.uuid)
+            self.warnings.extend(changes.alarms)
+        refuse_full(self.basis, self.options.rules, name=self.vm.name)
+        return found
+
+    def _check_space(self, opened: Sequence[OpenDisk]) -> None:
         total = sum(item.read_bytes for item in opened)
         self.progress.enter("reading", total=total)
         if self.target.keep_local:
@@ -129,7 +127,7 @@ class Capture:
             needed = int(total * self.plan.ratio)
             check_space(needed=needed, free=free_bytes(path), reserve=reserve_bytes(path), path=path)
 
-    def _stream(self, opened: Sequence[_OpenDisk]) -> None:
+    def _stream(self, opened: Sequence[OpenDisk]) -> None:
         watches: list[Callable[[], None]] = [self.progress.write]
         if self.target.keep_local:
             watches.append(
@@ -141,7 +139,7 @@ class Capture:
                 self._stream_disk(item, limit)
         self.stop.check()
 
-    def _read(self, source: Source, opened: Sequence[_OpenDisk]) -> None:
+    def _read(self, source: Source, opened: Sequence[OpenDisk]) -> None:
         """Stream, and make sure that all of it was of one instant."""
         try:
             self._stream(opened)
@@ -160,12 +158,13 @@ class Capture:
     def _ticker(self, *calls: Callable[[], None]) -> Ticker:
         return Ticker(_WATCH_SECONDS, calls, self.stop)
 
-    def _stream_disk(self, item: _OpenDisk, limit: RateLimit) -> None:
+    def _stream_disk(self, item: OpenDisk, limit: RateLimit) -> None:
         settings = StreamSettings(
             compression=self.options.compression,
             level=self.options.level,
             readers=self.options.readers,
             part_size=part_size_for(virtual_size=item.size, read_bytes=item.read_bytes),
+            backing=(item.backing, "qcow2") if item.backing is not None else None,
         )
         image = self.target.open_image(f"{item.disk.target}.qcow2")
         try:
@@ -173,6 +172,7 @@ class Capture:
                 lambda: BlockReader(item.export, stopped=self.stop),
                 size=item.size,
                 ranges=item.ranges(),
+                zeros=item.zeros,
                 sink=image,
                 settings=settings,
                 stop=self.stop,
@@ -192,14 +192,23 @@ class Capture:
         self._disks.append(
             DiskRecord(
                 target=item.disk.target,
-                type="full",
+                type="full" if item.backing is None else "incremental",
                 file=image.name,
                 format="qcow2",
                 source=item.disk.source,
                 virtual_size=item.size,
                 data_bytes=streamed.data_bytes,
+                backing=item.backing,
+                bitmap_granularity=self._granularity(item),
             )
         )
+
+    def _granularity(self, item: OpenDisk) -> int | None:
+        """Of the bitmap that the checkpoint has made, or else of the one that was read."""
+        if self._has_checkpoint:
+            return self.basis.tracked.get(item.disk.target)
+        before = self.basis.parent.disks.get(item.disk.target) if self.basis.parent is not None else None
+        return before.bitmap_granularity if item.backing is not None and before is not None else None
 
     def _verify(self) -> None:
         """Make the local images durable, and read them again from the disk."""
@@ -219,13 +228,16 @@ class Capture:
                 self._files.append(replace(record, sha256=digest))
 
     def _write_manifest(self, source: Source) -> tuple[Manifest, bytes]:
+        parent = self.basis.parent
         manifest = Manifest(
             id=self.backup_id,
             vm=self.vm,
             instant=format_time(source.instant),
             finished_at=format_time(utc_now()),
-            type=self.plan.type,
-            full_reason=self.plan.full_reason,
+            type=self.basis.type,
+            full_reason=self.basis.full_reason,
+            parent={"id": parent.id, "manifest_sha256": parent.sha256} if parent is not None else None,
+            checkpoint=source.checkpoint,
             consistency=source.consistency,
             compression=self.options.compression,
             disks=tuple(self._disks),

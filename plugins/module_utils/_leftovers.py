@@ -37,6 +37,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, drop_disks
 from ansible_collections.vmforge.backup.plugins.module_utils._pull import end_job
 from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY
+from ansible_collections.vmforge.backup.plugins.module_utils._stale_bitmaps import StaleBitmaps
 
 
 class Leftovers:
@@ -49,9 +50,11 @@ class Leftovers:
     def __init__(self, vm: VmRef, directory: VmDirectory, offsite: OffsiteVm | None) -> None:
         self._vm, self._directory, self._offsite = vm, directory, offsite
         self.warnings: list[str] = []
+        self._domain: Domain | None = None
 
     def clear_host(self, domain: Domain, scratch_dir: str) -> None:
         """End a dead run's libvirt job, scratch files and ``qemu-nbd`` processes."""
+        self._domain = domain
         end_job(domain, scratch_dir, resume=True)
         sockets = RUN_DIRECTORY / self._vm.uuid / "nbd"
         if sockets.exists():
@@ -110,6 +113,10 @@ class Leftovers:
         self._directory.entry(backup_id, FAILED).unlink(missing_ok=True)
 
     def _discard(self, backup_id: str, state: dict[str, Any]) -> None:
+        if self._domain is not None:
+            # Before what tells of it goes.
+            disks = [disk for disk in self._domain.spec().disks if disk.excluded is None]
+            self.warnings.extend(StaleBitmaps(self._domain, self._directory, disks).drop(backup_id))
         # First the room that it takes, then the record: the disk may be full.
         self.warnings.extend(discard(self._directory, backup_id, self._offsite))
         if not self._directory.entry(backup_id, FAILED).exists():

@@ -265,9 +265,14 @@ class Domain:
             forever = libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK
             self.call("resetting the agent's deadline of", lambda d: d.agentSetResponseTimeout(forever, 0))
 
-    def begin_backup(self, xml: str) -> None:
-        """Start a backup job. Raises ``BusyError`` when another job holds the domain."""
-        self.call("starting a backup of", lambda d: d.backupBegin(xml, None, 0))
+    def begin_backup(self, xml: str, checkpoint: str | None = None) -> None:
+        """Start a backup job, and make a checkpoint of its instant.
+
+        Raises:
+            BusyError: Another job holds the domain.
+            HypervisorError: Refused; with code ``bitmap_lost`` where a bitmap is not what it should be.
+        """
+        self.call("starting a backup of", lambda d: d.backupBegin(xml, checkpoint, 0))
 
     def backup_socket(self) -> str | None:
         """The NBD socket of the backup job that runs, ``""`` for a job without one, None when no job runs."""
@@ -341,10 +346,14 @@ def _translate(what: str, error: Any) -> HypervisorError | BusyError | NotFoundE
         return BusyError(f"{message} Another job is running on it; try again when that has ended.", code="domain_busy")
     if code == libvirt.VIR_ERR_NO_DOMAIN:
         return NotFoundError(message, code="vm_not_found")
+    if code == libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT:
+        return NotFoundError(message, code="checkpoint_not_found")
     if code in (libvirt.VIR_ERR_OPERATION_UNSUPPORTED, libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_CONFIG_UNSUPPORTED):
         return HypervisorError(message, code="unsupported")
     if code in (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED):
         return HypervisorError(message, code="agent_silent")
+    if code == libvirt.VIR_ERR_CHECKPOINT_INCONSISTENT:
+        return HypervisorError(message, code="bitmap_lost")
     return HypervisorError(message)
 
 

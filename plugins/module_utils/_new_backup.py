@@ -34,7 +34,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._options import Bac
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
 from ansible_collections.vmforge.backup.plugins.module_utils._pull import PullSource
 from ansible_collections.vmforge.backup.plugins.module_utils._result import VmResult
-from ansible_collections.vmforge.backup.plugins.module_utils._source import Source
+from ansible_collections.vmforge.backup.plugins.module_utils._source import Since, Source
+from ansible_collections.vmforge.backup.plugins.module_utils._stale_bitmaps import StaleBitmaps
 from ansible_collections.vmforge.backup.plugins.module_utils._stopped import StoppedSource
 from ansible_collections.vmforge.backup.plugins.module_utils._target import BackupTarget
 
@@ -77,7 +78,9 @@ class NewBackup:
 
     def _attempt(self, *, again: bool) -> None:
         self.phase = "planning"
-        inspection = inspect(self.domain, self.directory, self.options)
+        inspection = inspect(self.domain, self.directory, self.options, self.offsite)
+        self._bitmaps = StaleBitmaps(self.domain, self.directory, inspection.disks)
+        self.result.warnings.extend(self._bitmaps.clear(inspection.images))
         unreachable, known = self._offsite_ids()
         backup_id = self.directory.reserve(known)
         place = self.offsite.backup(backup_id) if self.offsite is not None else None
@@ -90,6 +93,7 @@ class NewBackup:
                 manifest, data = self._capture(backup_id, inspection, target)
                 self.phase = "committing"
                 self._commit(backup_id, target, data)
+                self.result.warnings.extend(self._bitmaps.clear({}))
         except VMForgeError as error:
             self._give_up(backup_id, error, started, again=again)
             raise
@@ -118,6 +122,7 @@ class NewBackup:
 
     def _discard(self, backup_id: str) -> None:
         try:
+            self.result.warnings.extend(self._bitmaps.drop(backup_id))
             self.result.warnings.extend(discard(self.directory, backup_id, self.offsite))
         except (VMForgeError, OSError) as error:
             self.result.warn(f"What {backup_id} had left could not be removed; the next run tries again: {error}")
@@ -149,6 +154,8 @@ class NewBackup:
             spec=inspection.spec,
             plan=inspection.plan,
             disks=inspection.disks,
+            basis=inspection.basis,
+            parent=inspection.parent,
             target=target,
             progress=progress,
             tool=self.tool,
@@ -157,12 +164,17 @@ class NewBackup:
             return capture.run(source)
         finally:
             self.phase = progress.phase
-            self.result.warnings.extend(source.warnings)
+            self.result.warnings.extend([*source.warnings, *capture.warnings])
+            self.result.reasons = dict(capture.basis.reasons)
             self.result.bytes_read = progress.read
 
     def _source(self, backup_id: str, inspection: Inspection) -> Source:
+        basis = inspection.basis
+        since = Since(basis.parent.checkpoint, basis.changed) if basis.parent is not None else None
         if not inspection.running:
-            return StoppedSource(self.domain, inspection.disks, inspection.paths, clients=self.options.readers + 2)
+            return StoppedSource(
+                self.domain, inspection.disks, inspection.paths, clients=self.options.readers + 4, since=since
+            )
         return PullSource(
             domain=self.domain,
             backup_id=backup_id,
@@ -173,6 +185,8 @@ class NewBackup:
             watchdog=self.watchdog,
             require_quiesce=self.options.quiesce == "required",
             freeze_timeout=self.options.freeze_timeout,
+            since=since,
+            tracked=tuple(basis.tracked),
         )
 
     def _commit(self, backup_id: str, target: BackupTarget, data: bytes) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from ansible_collections.vmforge.backup.plugins.module_utils._basis import TYPES, Rules
 from ansible_collections.vmforge.backup.plugins.module_utils._compress import DEFAULT_LEVELS, MAX_LEVELS
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
 from ansible_collections.vmforge.backup.plugins.module_utils._model import parse_duration, parse_id
@@ -19,6 +20,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S
 
 DEFAULT_BACKUP_DIR = "/var/lib/vmforge/backups"
 DEFAULT_SCRATCH_DIR = "/var/lib/vmforge/scratch"
+# QEMU opens over a hundred images of a chain, and not two hundred (seen).
+_MAX_INCREMENTALS = 100
 
 BACKUP_ARGUMENTS: dict[str, dict[str, Any]] = {
     "vm": {"type": "list", "elements": "str"},
@@ -29,6 +32,9 @@ BACKUP_ARGUMENTS: dict[str, dict[str, Any]] = {
     "backup_dir": {"type": "path", "default": DEFAULT_BACKUP_DIR},
     "offsite": {"type": "str", "choices": ["none", "s3"], "default": "none"},
     "delete_local_after_upload": {"type": "bool", "default": False},
+    "type": {"type": "str", "choices": list(TYPES), "default": "full"},
+    "max_incrementals": {"type": "int", "default": 30},
+    "full_every": {"type": "str", "default": "7d"},
     "parallel": {"type": "int", "default": 1},
     "max_age": {"type": "str"},
     "lock_timeout": {"type": "int", "default": 0},
@@ -55,6 +61,7 @@ class BackupOptions:
     Attributes:
         vms: Names or UUIDs; empty means all domains of the hypervisor.
         s3: Where copies go; None without an offsite copy.
+        rules: Whether a full or an incremental backup is made.
         max_age: A younger ready backup makes a new one unnecessary.
         rate_limit: Bytes a second for all disks of a VM, or None.
         scratch_max: Bytes for all scratch files of a VM, or None.
@@ -66,6 +73,7 @@ class BackupOptions:
     backup_dir: str
     s3: S3Config | None
     delete_local: bool
+    rules: Rules
     parallel: int
     max_age: timedelta | None
     lock_timeout: int
@@ -103,6 +111,11 @@ class BackupOptions:
             backup_dir=_absolute("backup_dir", params["backup_dir"]),
             s3=S3Config.from_params(params) if offsite else None,
             delete_local=params["delete_local_after_upload"],
+            rules=Rules(
+                type=params["type"],
+                max_incrementals=_within("max_incrementals", params["max_incrementals"], 0, _MAX_INCREMENTALS),
+                full_every=parse_duration(params["full_every"]),
+            ),
             parallel=_within("parallel", params["parallel"], 1, 64),
             max_age=parse_duration(max_age) if max_age else None,
             lock_timeout=_within("lock_timeout", params["lock_timeout"], 0, 7 * 86400),

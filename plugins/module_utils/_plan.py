@@ -19,13 +19,15 @@ _EXCLUDED_BY_OPTION = "option exclude"
 
 @dataclass(frozen=True)
 class PlannedDisk:
-    """One disk to read: bytes are estimates from what is allocated."""
+    """One disk to read: bytes are estimates from what is allocated, or from what changed last time."""
 
     target: str
     format: str
     source: str
     virtual_size: int
     estimated_bytes: int
+    type: str = "full"
+    full_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,18 @@ class BackupPlan:
     """What a backup of one VM will read and where it will lie.
 
     Attributes:
+        parent: Id of the backup that it builds on.
         ratio: Stored bytes per byte read, from the last backup, or a usual one.
         destinations: Directory and S3 prefix.
     """
 
     type: str
-    full_reason: str
+    full_reason: str | None
     disks: tuple[PlannedDisk, ...]
     excluded: tuple[tuple[str, str], ...]
     destinations: tuple[str, ...]
     ratio: float
+    parent: str | None = None
 
     @property
     def estimated_read_bytes(self) -> int:
@@ -57,6 +61,7 @@ class BackupPlan:
     def as_result(self) -> dict[str, Any]:
         """As the module returns it."""
         return {
+            "parent": self.parent,
             "disks": [asdict(disk) for disk in self.disks],
             "estimated_read_bytes": self.estimated_read_bytes,
             "estimated_stored_bytes": self.estimated_stored_bytes,

@@ -12,7 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Callable
 
-from ansible_collections.vmforge.backup.plugins.module_utils._backup_xml import backup_xml
+from ansible_collections.vmforge.backup.plugins.module_utils._backup_xml import backup_xml, exported_bitmap
+from ansible_collections.vmforge.backup.plugins.module_utils._checkpoint import Checkpoints
+from ansible_collections.vmforge.backup.plugins.module_utils._checkpoint_xml import checkpoint_name, checkpoint_xml
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     HypervisorError,
@@ -28,6 +30,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Dom
 from ansible_collections.vmforge.backup.plugins.module_utils._model import utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._nbd import Export
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
+from ansible_collections.vmforge.backup.plugins.module_utils._source import Since
 
 SOCKET_PREFIX = "vmforge-"
 _LIBVIRT_DIRECTORY = Path("/var/lib/libvirt/qemu")
@@ -48,6 +51,8 @@ class PullSource:
         watchdog: To freeze the guest; None leaves it running.
         require_quiesce: Fail rather than go on with a guest that was not frozen.
         freeze_timeout: Seconds for the agent's answer.
+        since: What the exports shall tell changes of.
+        tracked: Disks in which the new checkpoint makes a bitmap; empty for no checkpoint.
     """
 
     domain: Domain
@@ -59,10 +64,15 @@ class PullSource:
     watchdog: ThawWatchdog | None
     require_quiesce: bool
     freeze_timeout: int
+    since: Since | None = None
+    tracked: Sequence[str] = ()
     consistency: str = "crash"
     instant: datetime = field(default_factory=utc_now)
     warnings: list[str] = field(default_factory=list)
     exports: dict[str, Export] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    checkpoint: str | None = None
+    checkpoint_xml: str | None = None
 
     def __enter__(self) -> PullSource:
         """Freeze, begin the job, thaw.
@@ -71,7 +81,9 @@ class PullSource:
             HypervisorError: The job could not be begun.
             StorageError: The scratch directory is missing or full.
         """
-        scratch = {disk.target: scratch_path(self.scratch_dir, self.domain.uuid, disk.target) for disk in self.disks}
+        self._scratch = {
+            disk.target: scratch_path(self.scratch_dir, self.domain.uuid, disk.target) for disk in self.disks
+        }
         with storage_errors(f"using scratch_dir {self.scratch_dir}"):
             self._scratch_space = SpaceGuard(
                 self.scratch_dir, what="the scratch files of running backups lie", code="scratch_full"
@@ -79,12 +91,14 @@ class PullSource:
         self._scratch_space()
         self._paused_before = self.domain.state().io_error
         limit = self.scratch_max if self.scratch_max is not None else free_bytes(self.scratch_dir)
-        self._scratch_guard = ScratchGuard(scratch.values(), limit=limit)
+        self._scratch_guard = ScratchGuard(self._scratch.values(), limit=limit)
         self._socket = str(self._socket_directory() / f"{SOCKET_PREFIX}{self.backup_id}")
-        xml = backup_xml(socket=self._socket, scratch=scratch, left_out=self.left_out)
+        self._checkpoints = Checkpoints(self.domain)
         try:
-            self._begin(xml)
-            self.exports = {disk.target: Export(self._socket, disk.target) for disk in self.disks}
+            self._prepare()
+            self._begin()
+            self._note_checkpoint()
+            self.exports = {disk.target: self._export(disk.target) for disk in self.disks}
         except BaseException:
             self.__exit__()
             raise
@@ -127,13 +141,35 @@ class PullSource:
         # A domain that powers itself off may stay in that state for half a minute, with its job (seen, libvirt 9.0).
         return not state.active or state.state == "shutdown"
 
-    def _begin(self, xml: str) -> None:
+    def _prepare(self) -> None:
+        """Find out which bitmaps are whole, and let libvirt know the checkpoint that they belong to."""
+        if self.since is None:
+            return
+        self.refused.update(self._checkpoints.missing(self.since.checkpoint, self.since.disks))
+        if self._changed():
+            self._checkpoints.define(self.since.checkpoint, self._changed())
+
+    def _changed(self) -> tuple[str, ...]:
+        """Disks that can tell what changed."""
+        return tuple(target for target in (self.since.disks if self.since else ()) if target not in self.refused)
+
+    def _export(self, target: str) -> Export:
+        bitmap = exported_bitmap(target) if target in self._changed() else None
+        return Export(self._socket, target, bitmap=bitmap)
+
+    def _note_checkpoint(self) -> None:
+        """Keep what libvirt says of the new checkpoint, and have it forget all of ours: see ``_checkpoint.py``."""
+        if self.checkpoint is not None:
+            self.checkpoint_xml = self._checkpoints.xml(self.checkpoint)
+        self._checkpoints.forget()
+
+    def _begin(self) -> None:
         # Short: a freeze has a deadline, and beginning a job takes no time.
         with shielded():
             frozen = self._freeze()
             try:
                 self.instant = utc_now()
-                self._begin_job(xml)
+                self._begin_job()
             finally:
                 thawed = self._thaw() if frozen is not None else 0
         if frozen and thawed > 0:
@@ -145,13 +181,40 @@ class PullSource:
                 code="not_quiesced",
             )
 
-    def _begin_job(self, xml: str) -> None:
-        try:
-            self.domain.begin_backup(xml)
-        except HypervisorError as error:
-            if self.domain.state().active:
-                raise
-            raise SourceChangedError(f"{self.domain.name!r} was stopped as its backup began.") from error
+    def _begin_job(self) -> None:
+        """Begin; without changes where those cannot be told after all, and without a checkpoint if none can be made."""
+        name = checkpoint_name(self.backup_id, self.domain.uuid) if self.tracked else None
+        changed = self._changed()
+        ways = [(changed, name)] if changed else []
+        ways += [((), name)] if name is not None else []
+        ways += [((), None)]
+        for disks, checkpoint in ways:
+            try:
+                self._try_job(disks, checkpoint)
+            except HypervisorError as error:
+                if not self.domain.state().active:
+                    raise SourceChangedError(f"{self.domain.name!r} was stopped as its backup began.") from error
+                if (disks, checkpoint) == ways[-1]:
+                    raise
+                self._note_refusal(error, disks)
+                continue
+            self.checkpoint = checkpoint
+            return
+
+    def _note_refusal(self, error: HypervisorError, disks: Sequence[str]) -> None:
+        if disks:
+            self.refused.update(dict.fromkeys(disks, error.message))
+        else:
+            self.warnings.append(f"No checkpoint could be made, so the next backup is a full one: {error.message}")
+
+    def _try_job(self, changed: Sequence[str], checkpoint: str | None) -> None:
+        since = self.since.checkpoint if self.since is not None and changed else None
+        self.domain.begin_backup(
+            backup_xml(
+                socket=self._socket, scratch=self._scratch, left_out=self.left_out, since=since, changed=changed
+            ),
+            checkpoint_xml(checkpoint, self.tracked) if checkpoint is not None else None,
+        )
 
     def _freeze(self) -> int | None:
         """The number of file systems frozen; None when nothing was attempted and nothing needs a thaw."""
@@ -218,6 +281,7 @@ def end_job(domain: Domain, scratch_dir: str, *, resume: bool) -> None:
         # A transient domain that was stopped; its job went with it.
         _remove_scratch(domain, scratch_dir)
         return
+    Checkpoints(domain).forget()
     if socket is not None and Path(socket).name.startswith(SOCKET_PREFIX):
         domain.abort_backup()
     elif socket is not None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.vmforge.backup.plugins.module_utils._basis import Bitmap, ImageFacts
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceError
 from ansible_collections.vmforge.backup.plugins.module_utils._nbd import Export
 from ansible_collections.vmforge.backup.plugins.module_utils._programs import Background, need_program, run_program
@@ -18,14 +20,15 @@ _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 _INFO_SECONDS = 60
 _CHECK_SECONDS = 1800
+_MIN_GRANULARITY, _MAX_GRANULARITY = 4096, 65536
 
 
 def _qemu_program(name: str) -> str:
     return need_program(name, debian="qemu-utils", redhat="qemu-img")
 
 
-def allocated_estimate(path: str, *, image_format: str) -> int:
-    """About how many bytes of an image and its backing files are allocated. Never more than its virtual size.
+def look_at(path: str, *, image_format: str) -> ImageFacts:
+    """What an image says of itself. ``allocated`` counts its backing files too, and is at most its virtual size.
 
     Raises:
         SourceError: ``qemu-img`` cannot open it; says why.
@@ -41,11 +44,26 @@ def allocated_estimate(path: str, *, image_format: str) -> int:
     if done.status:
         reason = done.errors.strip().replace("qemu-img: ", "")
         raise SourceError(f"The disk image {path} cannot be opened: {reason}.", code="disk_unreadable")
-    layers: list[dict[str, Any]] = json.loads(done.output)
-    size = int(layers[0]["virtual-size"])
+    return image_facts(json.loads(done.output))
+
+
+def image_facts(layers: Sequence[Mapping[str, Any]]) -> ImageFacts:
+    """Read what ``qemu-img info --backing-chain --output=json`` has said."""
+    top = layers[0]
+    size = int(top["virtual-size"])
     # A block device has no holes that could be counted.
     allocated = sum(int(layer.get("actual-size", 0)) for layer in layers) or size
-    return min(size, allocated)
+    special = top.get("format-specific", {}).get("data", {}) if top["format"] == "qcow2" else {}
+    return ImageFacts(
+        allocated=min(size, allocated),
+        keeps_bitmaps=special.get("compat", "0.10") != "0.10",
+        # As QEMU chooses it.
+        granularity=min(_MAX_GRANULARITY, max(_MIN_GRANULARITY, int(top.get("cluster-size", _MAX_GRANULARITY)))),
+        bitmaps=tuple(
+            Bitmap(found["name"], int(found["granularity"]), found["flags"] == ["auto"])
+            for found in special.get("bitmaps", ())
+        ),
+    )
 
 
 def check_image(path: str) -> str | None:
@@ -79,13 +97,14 @@ class ExportServer:
         image_format: Never probed.
         socket: Where to listen; in a directory of ours.
         clients: Connections at a time; further ones hang.
+        bitmap: A dirty bitmap of the image that is to be told, if any.
 
     Raises:
         SourceError: It did not start; says why.
     """
 
-    def __init__(self, path: str, *, image_format: str, socket: Path, clients: int) -> None:
-        self.export = Export(str(socket), "")
+    def __init__(self, path: str, *, image_format: str, socket: Path, clients: int, bitmap: str | None = None) -> None:
+        self.export = Export(str(socket), "", bitmap=bitmap)
         self._socket = socket
         is_device = Path(path).is_block_device()
         node = {"driver": "host_device" if is_device else "file", "filename": path}
@@ -94,6 +113,7 @@ class ExportServer:
             [
                 need_program("setpriv", debian="util-linux", redhat="util-linux-core"), "--pdeathsig", "TERM", "--",
                 _qemu_program("qemu-nbd"), "--read-only", "-t", "-e", str(clients), "-k", str(socket),
+                *(["-B", bitmap] if bitmap is not None else []),
                 "json:" + json.dumps(image),
             ],
             log=socket.with_suffix(".log"),

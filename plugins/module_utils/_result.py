@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef
 from ansible_collections.vmforge.backup.plugins.module_utils._plan import BackupPlan
 
 _NOTHING: dict[str, Any] = {
+    "parent": None,
     "disks": [],
     "estimated_read_bytes": 0,
     "estimated_stored_bytes": 0,
@@ -39,6 +40,7 @@ class VmResult:
             "id": None,
             "type": None,
             "full_reason": None,
+            "parent": None,
             "consistency": None,
             "path": None,
             "s3_key": None,
@@ -51,6 +53,8 @@ class VmResult:
             "plan": None,
         }
         self.warnings: list[str] = []
+        # Target -> why a disk of the new backup is stored in full.
+        self.reasons: Mapping[str, str] = {}
         self.bytes_read = 0
         self.seconds = 0.0
 
@@ -62,6 +66,7 @@ class VmResult:
             id=manifest.id,
             type=manifest.type,
             full_reason=manifest.full_reason,
+            parent=manifest.parent["id"] if manifest.parent is not None else None,
             consistency=manifest.consistency,
             path=str(path) if path is not None else None,
             s3_key=s3_key,
@@ -69,7 +74,13 @@ class VmResult:
             checksum_sha256=manifest_sha256(manifest.encode()),
             size_bytes=manifest.size,
             disks=[
-                {"target": disk.target, "virtual_size": disk.virtual_size, "bytes": disk.data_bytes}
+                {
+                    "target": disk.target,
+                    "type": disk.type,
+                    "full_reason": self.reasons.get(disk.target) if result == "created" else None,
+                    "virtual_size": disk.virtual_size,
+                    "bytes": disk.data_bytes,
+                }
                 for disk in manifest.disks
             ],
             excluded=[{"target": target, "reason": reason} for target, reason in manifest.excluded],
@@ -99,7 +110,7 @@ class VmResult:
         )
         if plan is not None:
             excluded = [{"target": target, "reason": reason} for target, reason in plan.excluded]
-            self._values.update(type=plan.type, full_reason=plan.full_reason, excluded=excluded)
+            self._values.update(type=plan.type, full_reason=plan.full_reason, parent=plan.parent, excluded=excluded)
 
     def settle(self, result: str) -> None:
         """Say what became of it without a backup: ``deleted`` or ``absent``."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Callable, Protocol
@@ -16,13 +17,36 @@ from ansible_collections.vmforge.backup.plugins.module_utils._nbd import Export
 RUN_DIRECTORY = Path("/run/vmforge-backup")
 
 
+@dataclass(frozen=True)
+class Since:
+    """What the source of an incremental backup is asked for.
+
+    Attributes:
+        checkpoint: Whose bitmaps are read.
+        disks: Targets of the disks that ought to have one.
+    """
+
+    checkpoint: str
+    disks: tuple[str, ...]
+
+
 class Source(Protocol):
-    """Disks that can be read, all of one instant."""
+    """Disks that can be read, all of one instant.
+
+    Attributes:
+        exports: By target; those that tell what changed have a bitmap.
+        refused: Disks whose changes were wanted and cannot be told: target -> why.
+        checkpoint: Name of the checkpoint of this instant, if one was made.
+        checkpoint_xml: As libvirt has it.
+    """
 
     consistency: str
     instant: datetime
     warnings: list[str]
     exports: dict[str, Export]
+    refused: dict[str, str]
+    checkpoint: str | None
+    checkpoint_xml: str | None
 
     def __enter__(self) -> Source:
         """Open it."""

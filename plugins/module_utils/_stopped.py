@@ -12,14 +12,14 @@ from datetime import datetime
 from typing import Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceChangedError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceChangedError, SourceError
 from ansible_collections.vmforge.backup.plugins.module_utils._files import remove_tree
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
 from ansible_collections.vmforge.backup.plugins.module_utils._model import utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._nbd import Export
 from ansible_collections.vmforge.backup.plugins.module_utils._qemu import ExportServer
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
-from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY
+from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY, Since
 
 
 @dataclass
@@ -29,16 +29,22 @@ class StoppedSource:
     Args:
         paths: Target -> path of each disk's image.
         clients: Connections that each export takes.
+        since: What the exports shall tell changes of.
     """
 
     domain: Domain
     disks: Sequence[Disk]
     paths: dict[str, str]
     clients: int
+    since: Since | None = None
     consistency: str = "offline"
     instant: datetime = field(default_factory=utc_now)
     warnings: list[str] = field(default_factory=list)
     exports: dict[str, Export] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    # A checkpoint can only be made of a running domain.
+    checkpoint: str | None = None
+    checkpoint_xml: str | None = None
 
     def __enter__(self) -> StoppedSource:
         """Start one export per disk. Raises ``SourceError`` when an image cannot be opened."""
@@ -54,12 +60,7 @@ class StoppedSource:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             for disk in self.disks:
-                server = ExportServer(
-                    self.paths[disk.target],
-                    image_format=disk.format,
-                    socket=self._directory / disk.target,
-                    clients=self.clients,
-                )
+                server = self._serve(disk)
                 self._servers.append(server)
                 self.exports[disk.target] = server.export
             self._check_stopped()
@@ -67,6 +68,23 @@ class StoppedSource:
             self.__exit__()
             raise
         return self
+
+    def _serve(self, disk: Disk) -> ExportServer:
+        if self.since is not None and disk.target in self.since.disks:
+            try:
+                return self._export(disk, self.since.checkpoint)
+            except SourceError as error:
+                self.refused[disk.target] = error.message
+        return self._export(disk, None)
+
+    def _export(self, disk: Disk, bitmap: str | None) -> ExportServer:
+        return ExportServer(
+            self.paths[disk.target],
+            image_format=disk.format,
+            socket=self._directory / disk.target,
+            clients=self.clients,
+            bitmap=bitmap,
+        )
 
     def __exit__(self, *exception: object) -> None:
         """Stop the exports."""

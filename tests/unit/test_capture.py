@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.vmforge.backup.plugins.module_utils._capture import _OpenDisk
+from ansible_collections.vmforge.backup.plugins.module_utils._open_disk import OpenDisk
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceError
 from ansible_collections.vmforge.backup.plugins.module_utils._model import Extent
@@ -29,9 +29,9 @@ class Told:
         return self._answer
 
 
-def opened(size: int, *extents: tuple[int, int]) -> _OpenDisk:
+def opened(size: int, *extents: tuple[int, int]) -> OpenDisk:
     export: Any = Told(size, *extents)
-    return _OpenDisk.of(DISK, export)
+    return OpenDisk.of(DISK, export)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ def test_estimates() -> None:
     assert told["destinations"] == ["/b"]
     assert told["disks"][1] == {
         "target": "vdb", "format": "raw", "source": "/i", "virtual_size": 100, "estimated_bytes": 12,
+        "type": "full", "full_reason": None,
     }  # fmt: skip
 
 

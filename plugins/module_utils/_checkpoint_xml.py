@@ -1,0 +1,53 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checkpoints as libvirt is asked for them: each is a dirty bitmap of its name in every disk that takes part. Pure.
+
+Source: https://libvirt.org/formatcheckpoint.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from xml.etree import ElementTree
+
+from ansible_collections.vmforge.backup.plugins.module_utils._model import parse_id
+
+_PREFIX = "vmforge-"
+_UUID_LENGTH = 8
+
+
+def checkpoint_name(backup_id: str, uuid: str) -> str:
+    """The name of a backup's checkpoint and bitmaps.
+
+    It bears the VM too: several are backed up in the same second, and disks are copied with their bitmaps.
+    """
+    return f"{_PREFIX}{backup_id}-{uuid[:_UUID_LENGTH]}"
+
+
+def is_checkpoint_of(name: str, uuid: str) -> bool:
+    """Whether a name is that of a checkpoint which we made of this VM."""
+    return name.startswith(_PREFIX) and name.endswith("-" + uuid[:_UUID_LENGTH])
+
+
+def checkpoint_xml(name: str, disks: Iterable[str], *, created: datetime | None = None) -> str:
+    """Build the request.
+
+    Args:
+        disks: Targets that take part; the others do not.
+        created: For a checkpoint that exists already and is only made known to libvirt again.
+    """
+    root = ElementTree.Element("domaincheckpoint")
+    ElementTree.SubElement(root, "name").text = name
+    if created is not None:
+        ElementTree.SubElement(root, "creationTime").text = str(int(created.timestamp()))
+    listed = ElementTree.SubElement(root, "disks")
+    for target in disks:
+        ElementTree.SubElement(listed, "disk", name=target, checkpoint="bitmap", bitmap=name)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def created_at(name: str) -> datetime:
+    """When a checkpoint of ours was made, from its name. Raises ``ValueError`` for another's."""
+    return parse_id(name[len(_PREFIX) :].partition("-")[0])

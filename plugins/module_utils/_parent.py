@@ -1,0 +1,102 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The backup that a new one can build on: the one that owns the newest checkpoint, with its chain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ansible_collections.vmforge.backup.plugins.module_utils._basis import Parent
+from ansible_collections.vmforge.backup.plugins.module_utils._copies import LOCAL
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    FormatError,
+    NotFoundError,
+    S3Error,
+    StorageError,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, VmDirectory
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import check_place, decode_manifest
+from ansible_collections.vmforge.backup.plugins.module_utils._model import parse_time
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup, open_backup
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import StoredChain, open_chain
+from ansible_collections.vmforge.backup.plugins.module_utils._verified import merge_checks
+
+
+@dataclass(frozen=True)
+class ParentChain:
+    """A parent that can be read.
+
+    Attributes:
+        facts: For the decision.
+        chain: It and its ancestors, each with those copies only that nothing bad is known of.
+    """
+
+    facts: Parent
+    chain: StoredChain
+
+
+def checkpoints_here(directory: VmDirectory) -> Iterator[tuple[str, str]]:
+    """Checkpoints of the backups that lie here, the newest first: id and name."""
+    for backup_id in reversed(directory.ids()):
+        path = directory.entry(backup_id) / MANIFEST
+        try:
+            manifest = decode_manifest(path.read_bytes(), where=str(path))
+            check_place(manifest, directory.uuid, backup_id, where=str(path))
+        except (FileNotFoundError, FormatError):
+            # Told by whoever plans the turn; it is no backup.
+            continue
+        if manifest.checkpoint is not None:
+            yield backup_id, manifest.checkpoint
+
+
+def find_parent(directory: VmDirectory, offsite: OffsiteVm | None) -> ParentChain | str:
+    """The backup that owns the newest checkpoint, or why nothing can build on it. Reads manifests only."""
+    backup_id, _name = next(checkpoints_here(directory), (None, None))
+    if backup_id is None:
+        return "no backup here has a checkpoint to build on"
+    try:
+        chain = open_chain(_open(directory, offsite, backup_id), lambda ancestor: _open(directory, offsite, ancestor))
+    except (NotFoundError, FormatError, StorageError, S3Error) as error:
+        return f"backup {backup_id}, which has the last checkpoint, cannot be built on: {error.message}"
+    return ParentChain(_facts(chain), chain)
+
+
+def _open(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: str) -> StoredBackup:
+    """With its good copies. S3 is asked only where the local one is not enough: it costs time for each member."""
+    here = directory.entry(backup_id)
+    if here.is_dir():
+        try:
+            stored = _good(open_backup(directory.uuid, backup_id, directory=here, place=None))
+        except (NotFoundError, FormatError):
+            stored = None
+        if stored is not None and any(copy.name == LOCAL for copy in stored.copies):
+            return stored
+    if offsite is None:
+        raise NotFoundError(f"no copy of {backup_id} is here, or none that is good", code="backup_not_found")
+    stored = _good(open_backup(directory.uuid, backup_id, directory=here, place=offsite.backup(backup_id)))
+    if not stored.copies:
+        raise NotFoundError(f"no copy of {backup_id} is good", code="backup_not_found")
+    return stored
+
+
+def _good(stored: StoredBackup) -> StoredBackup:
+    """Without the copies of which an earlier verification has found something bad."""
+    checks = merge_checks(stored.records.values(), stored.sha256, [])["results"]
+    bad = {check["copy"] for check in checks if not check["ok"]}
+    return replace(stored, copies=tuple(copy for copy in stored.copies if copy.name not in bad))
+
+
+def _facts(chain: StoredChain) -> Parent:
+    manifest = chain.head.manifest
+    return Parent(
+        id=manifest.id,
+        sha256=chain.head.sha256,
+        node=manifest.vm.node,
+        checkpoint=manifest.checkpoint or "",
+        disks={disk.target: disk for disk in manifest.disks},
+        full_instant=parse_time(chain.members[-1].manifest.instant),
+        incrementals=len(chain.members) - 1,
+    )
