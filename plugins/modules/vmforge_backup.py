@@ -10,8 +10,8 @@ module: vmforge_backup
 short_description: Back up libvirt domains, running or not, to a directory and to S3
 version_added: 1.0.0
 description:
-  - Makes a full backup of one or many domains of a node. A running domain is read through libvirt's pull mode,
-    so that all its disks are of one instant, and goes on running.
+  - Makes a backup of one or many domains of a node, a full one or an incremental one. A running domain is read through
+    libvirt's pull mode, so that all its disks are of one instant, and goes on running.
   - Every backup is a plain directory of standard files. Disks are compressed qcow2 images that QEMU opens directly.
     Its C(manifest.json) is written last. Without it a backup does not exist, with it it is complete.
   - Blocks are read once, and go to the local directory and to S3 at the same time.
@@ -68,6 +68,29 @@ options:
       - Needs O(offsite=s3).
     type: bool
     default: false
+  type:
+    description:
+      - V(auto) makes an incremental backup where that is safe, and a full one where it is not.
+        RV(backups[].full_reason) says why.
+      - V(full) makes a full one, and V(incremental) fails where only a full one can be made.
+      - An incremental backup holds what changed since its parent. That is known from dirty bitmaps in images of format
+        qcow2. Other disks are stored in full inside of it.
+      - Some of what did not change is compared with the parent every time. If that differs, a full backup is made,
+        and a warning says so.
+    type: str
+    choices: [auto, full, incremental]
+    default: full
+  max_incrementals:
+    description:
+      - How many incremental backups may follow a full one, from 0 to 100.
+    type: int
+    default: 30
+  full_every:
+    description:
+      - How old the full backup at the end of a chain may be, such as V(14d).
+      - V(7d) makes the first backup of each ISO week (in UTC) a full one.
+    type: str
+    default: 7d
   max_age:
     description:
       - Make no backup of a domain that has one younger than this, which is complete in every place demanded.
@@ -108,6 +131,11 @@ EXAMPLES = r"""
     exclude:
       - vdb
     rate_limit: 50M
+
+- name: Back up one domain in full, whatever could be built on
+  vmforge.backup.vmforge_backup:
+    vm: web1
+    type: full
 
 - name: Back up to S3 as well
   vmforge.backup.vmforge_backup:
@@ -172,12 +200,16 @@ backups:
       type: str
       sample: 20261122T151200Z
     type:
-      description: V(full).
+      description: V(full) or V(incremental).
       type: str
       sample: full
     full_reason:
-      description: Why it is a full one.
+      description: Why it is a full one, or why some of its disks are stored in full. V(null) if none is.
       type: str
+    parent:
+      description: The backup that it builds on. V(null) for a full one.
+      type: str
+      sample: 20261121T151200Z
     consistency:
       description:
         - V(quiesced) if the guest's file systems were frozen at its instant. V(offline) if the domain was not running.
@@ -217,11 +249,18 @@ backups:
           description: Its name in the domain.
           type: str
           sample: vda
+        type:
+          description: V(full) or V(incremental).
+          type: str
+          sample: full
+        full_reason:
+          description: Why it was stored in full. Of a backup that was just made.
+          type: str
         virtual_size:
           description: Bytes that the guest sees.
           type: int
         bytes:
-          description: Bytes of its image.
+          description: Bytes of guest data in its image.
           type: int
     excluded:
       description: The disks that it does not hold.
@@ -255,17 +294,23 @@ backups:
           description: During what.
           type: str
     plan:
-      description: In check mode, what would be made. Else V(null).
+      description:
+        - In check mode, what would be made. Else V(null).
+        - A bitmap that was made since a domain was started can only be seen by the run itself, which may find that
+          a full backup is needed.
       type: dict
       contains:
         uploads:
           description: Ids of earlier backups whose missing copy in S3 would be completed first.
           type: list
           elements: str
+        parent:
+          description: The backup that it would build on. V(null) for a full one.
+          type: str
         disks:
           description:
-            - The disks that would be read, each with C(target), C(format), C(source), C(virtual_size)
-              and C(estimated_bytes).
+            - The disks that would be read, each with C(target), C(format), C(source), C(virtual_size),
+              C(estimated_bytes), C(type) and C(full_reason).
           type: list
           elements: dict
         estimated_read_bytes:

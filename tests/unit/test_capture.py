@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.vmforge.backup.plugins.module_utils._open_disk import OpenDisk
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceError
 from ansible_collections.vmforge.backup.plugins.module_utils._model import Extent
+from ansible_collections.vmforge.backup.plugins.module_utils._open_disk import OpenDisk
 
 DISK = Disk("vda", "file", "qcow2", "/i/vda")
 MIB, TIB = 1 << 20, 1 << 40

@@ -129,10 +129,10 @@ def test_a_disk_is_plugged_in_as_the_backup_begins(
     begin = Domain.begin_backup
     targets = [f"vd{letter}" for letter in "bcd"[:times]]
 
-    def plug_before(domain: Domain, xml: str) -> None:
+    def plug_before(domain: Domain, xml: str, checkpoint: str | None = None) -> None:
         if targets:
             plug(pluggable, targets.pop(0))
-        begin(domain, xml)
+        begin(domain, xml, checkpoint)
 
     monkeypatch.setattr(Domain, "begin_backup", plug_before)
     if times == 1:
