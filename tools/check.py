@@ -9,6 +9,7 @@ output only if it failed (tests always show their summary).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -38,6 +39,10 @@ from sanity import prepare_sanity
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.bed.hypervisor import system_libvirt
 
+# One more than cores: much of the time is waiting for guests and hosts.
+_JOBS = 3
+_WEIGHTS = {"engine": 500, "roles": 400, "fleet": 300, "database": 100, "s3": 100}
+_SHARES = {"engine": 2}
 CACHE = ROOT / ".cache"
 PACKAGE = "ansible_collections.vmforge.backup"
 _QUIET = {"ANSIBLE_NOCOLOR": "1", "PY_COLORS": "0", "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -51,6 +56,7 @@ class Step:
         name: What people read.
         argv: The program; or a function, which raises SystemExit or returns what is to be shown.
         summary: A pattern of lines to show even on success.
+        weight: About how many seconds it takes beside others, where that is long.
     """
 
     name: str
@@ -58,6 +64,7 @@ class Step:
     cwd: Path = ROOT
     env: dict[str, str] = field(default_factory=dict)
     summary: str = ""
+    weight: int = 0
 
     def run(self) -> tuple[bool, str, float]:
         """Run it: whether it passed, its output, seconds."""
@@ -104,18 +111,18 @@ class Count:
 
 COUNT = Count()
 _PYTEST_SUMMARY = r"^(?:SKIPPED.*|.*\d+ (?:passed|failed|error).* in .*)$"
+_PYTEST_SLOWEST = r"^\d+\.\d+s (?:call|setup|teardown) .*$"
 
 
 def say(text: str) -> None:
     print(text, flush=True)
 
 
-def run_steps(title: str, steps: Iterable[Step], jobs: int = 2) -> bool:
-    """Run independent steps, a few at a time."""
-    begun, failed = time.monotonic(), []
-    say(f"== {title}")
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
-        running = {pool.submit(step.run): step for step in steps}
+def run_steps(steps: Iterable[Step]) -> bool:
+    """Run independent steps, a few at a time, the longest first: what is short fills the time beside them."""
+    failed = []
+    with ThreadPoolExecutor(max_workers=_JOBS) as pool:
+        running = {pool.submit(step.run): step for step in sorted(steps, key=lambda step: -step.weight)}
         for future in as_completed(running):
             step = running[future]
             passed, output, seconds = future.result()
@@ -128,8 +135,7 @@ def run_steps(title: str, steps: Iterable[Step], jobs: int = 2) -> bool:
             elif step.summary:
                 for line in re.findall(step.summary, output, re.MULTILINE):
                     say(f"          {line}")
-    result = f"FAILED: {', '.join(failed)}" if failed else "all passed"
-    say(f"== {title}: {result} ({time.monotonic() - begun:.0f} s)")
+    say(f"== {'FAILED: ' + ', '.join(failed) if failed else 'All passed'}")
     return not failed
 
 
@@ -184,35 +190,34 @@ def _import_archive(environment: Environment) -> str:
     return output
 
 
-def lint() -> bool:
+def lint() -> list[Step]:
+    """Everything that checks without running."""
     environment = lint_environment()
     make_environments([environment])
     env = _collection_env(environment)
     sanity = prepare_sanity(environment)
-    return run_steps(
-        "Lint",
-        [
-            Step("ansible-test sanity", sanity.argv, cwd=sanity.directory, env=sanity.env),
-            Step("ruff check", [environment.bin("ruff"), "check", "--output-format", "concise", "."]),
-            Step("ruff format", [environment.bin("ruff"), "format", "--check", "."]),
-            Step("mypy --strict", [environment.bin("mypy"), "-p", f"{PACKAGE}.plugins.module_utils"]),
-            Step("antsibull-changelog", [environment.bin("antsibull-changelog"), "lint"]),
-            Step(
-                "antsibull-docs",
-                [environment.bin("antsibull-docs"), "lint-collection-docs", "--plugin-docs", "--skip-rstcheck", "."],
-                env=env,
-            ),
-            Step("ansible-lint", [environment.bin("ansible-lint"), "--offline", "--profile", "production"], env=env),
-            Step("galaxy-importer", lambda: _import_archive(environment)),
-        ],
-    )
+    return [
+        Step("ansible-test sanity", sanity.argv, cwd=sanity.directory, env=sanity.env, weight=150),
+        Step("ruff check", [environment.bin("ruff"), "check", "--output-format", "concise", "."]),
+        Step("ruff format", [environment.bin("ruff"), "format", "--check", "."]),
+        Step("mypy --strict", [environment.bin("mypy"), "-p", f"{PACKAGE}.plugins.module_utils"]),
+        Step("antsibull-changelog", [environment.bin("antsibull-changelog"), "lint"]),
+        Step(
+            "antsibull-docs",
+            [environment.bin("antsibull-docs"), "lint-collection-docs", "--plugin-docs", "--skip-rstcheck", "."],
+            env=env,
+        ),
+        Step("ansible-lint", [environment.bin("ansible-lint"), "--offline", "--profile", "production"], env=env),
+        Step("galaxy-importer", lambda: _import_archive(environment)),
+    ]
 
 
 def _pytest(environment: Environment, *argv: str, **env: str) -> tuple[list[str], dict[str, str]]:
     return [environment.bin("python"), "-m", "pytest", "-q", *argv], {**_collection_env(environment), **env}
 
 
-def unit() -> bool:
+def unit() -> list[Step]:
+    """The unit tests, under every supported Python."""
     found = {version: unit_environment(version) for version in UNIT_PYTHONS}
     for version, environment in found.items():
         if environment is None:
@@ -226,13 +231,11 @@ def unit() -> bool:
             cache = ["-o", f"cache_dir=.cache/pytest-{version}"]
             argv, env = _pytest(environment, *marks, *cache, "tests/unit")
             steps.append(Step(f"pytest, Python {version}", argv, env=env, summary=_PYTEST_SUMMARY))
-    return run_steps("Unit", steps)
+    return steps
 
 
-_LONGEST = ("engine", "roles")
-
-
-def integration() -> bool:
+def integration() -> list[Step]:
+    """Guests, servers and hosts, with every supported ansible-core. They need libvirt."""
     cores = {core: core_environment(core) for core in CORES}
     for core, environment in cores.items():
         if environment is None:
@@ -244,24 +247,32 @@ def integration() -> bool:
     assert system is not None
     found = [f"{core}={environment.path}" for core, environment in cores.items() if environment]
     steps = []
-    # One process per directory: guests, servers and libvirtd of one are not those of another.
-    found_directories = {path.parent for path in (ROOT / "tests" / "integration").glob("*/test_*.py")}
-    # The longest first: what is short fills the time beside them.
-    for directory in sorted(found_directories, key=lambda path: (path.name not in _LONGEST, path.name)):
-        argv, env = _pytest(system, "--durations=3", "-o", f"cache_dir=.cache/pytest-{directory.name}", str(directory))
+    for name, tests in _shares():
+        argv, env = _pytest(system, "--durations=5", "-o", f"cache_dir=.cache/pytest-{name}", *map(str, tests))
         env["VMFORGE_ANSIBLE_CORES"] = os.pathsep.join(found)
-        steps.append(Step(f"pytest, {directory.name}", argv, env=env, summary=_PYTEST_SUMMARY))
+        weight = _WEIGHTS.get(tests[0].parent.name, 0)
+        steps.append(
+            Step(f"pytest, {name}", argv, env=env, summary=f"{_PYTEST_SUMMARY}|{_PYTEST_SLOWEST}", weight=weight)
+        )
     if modern and modern is not system:
         argv, env = _pytest(modern, "-m", "s3", "-o", "cache_dir=.cache/pytest-boto3", "tests/integration/s3")
         steps.append(Step("pytest, s3 with the newest boto3", argv, env=env, summary=_PYTEST_SUMMARY))
-    steps.append(
-        Step("molecule, fleet", [molecule.bin("molecule"), "test", "-s", "fleet"], env=_collection_env(molecule))
-    )
-    tested = ", ".join(core for core, environment in cores.items() if environment)
-    # One libvirtd for all: whichever of them started it would stop it under the others.
-    with system_libvirt():
-        # One more than cores: much of the time is waiting for guests and hosts.
-        return run_steps(f"Integration, ansible-core {tested}", steps, jobs=3)
+    argv = [molecule.bin("molecule"), "test", "-s", "fleet"]
+    steps.append(Step("molecule, fleet", argv, env=_collection_env(molecule), weight=_WEIGHTS["fleet"]))
+    return steps
+
+
+def _shares() -> list[tuple[str, list[Path]]]:
+    """The integration tests by directory: guests and servers of one are not those of another. Long ones in shares."""
+    directories = sorted({path.parent for path in (ROOT / "tests" / "integration").glob("*/test_*.py")})
+    found = []
+    for directory in directories:
+        files = sorted(directory.glob("test_*.py"), key=lambda path: (-path.stat().st_size, path.name))
+        count = _SHARES.get(directory.name, 1)
+        for number in range(count):
+            name = directory.name if count == 1 else f"{directory.name} {number + 1} of {count}"
+            found.append((name, files[number::count]))
+    return found
 
 
 def main(wanted: Sequence[str]) -> int:
@@ -274,12 +285,15 @@ def main(wanted: Sequence[str]) -> int:
         return 0
     if not wanted or set(wanted) - set(checks):
         raise SystemExit(f"usage: check.py {' '.join(checks)} | build")
-    # All of them, even after a failure: one run tells everything.
-    failed = [name for name in wanted if not checks[name]()]
-    say(f"== {'FAILED: ' + ', '.join(failed) if failed else 'All passed'} ({time.monotonic() - begun:.0f} s)")
+    steps = [step for name in wanted for step in checks[name]()]
+    # One libvirtd for all: whichever of them started it would stop it under the others.
+    with system_libvirt() if "integration" in wanted else contextlib.nullcontext():
+        # All of them, even after a failure: one run tells everything.
+        passed = run_steps(steps)
+    say(f"== {', '.join(wanted)}: {time.monotonic() - begun:.0f} s")
     if {"unit", "integration"} & set(wanted):
         say(f"Tests: {COUNT}")
-    return 1 if failed else 0
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":
