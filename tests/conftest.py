@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("tests.bed", "tests.integration")
 
@@ -19,6 +20,9 @@ from tests.bed.guest import scratch_directory
 from tests.bed.hypervisor import system_libvirt
 
 ROOT = Path(__file__).resolve().parents[1]
+# How fast an example is says something of the machine and what else runs on it, nothing of the code.
+settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any speed")
 
 
 def _package(name: str, *paths: str) -> None:
