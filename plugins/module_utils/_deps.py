@@ -12,8 +12,9 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import Depe
 
 try:
     import libvirt
+    import libvirt_qemu
 except ImportError:
-    libvirt = None
+    libvirt = libvirt_qemu = None
 
 try:
     import nbd

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import DependencyError
 from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors
-from ansible_collections.vmforge.backup.plugins.module_utils._programs import need_program
+from ansible_collections.vmforge.backup.plugins.module_utils._programs import SYSTEM_PATH, need_program
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import frozen_keys, trusted_certificates
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 
@@ -59,7 +59,9 @@ class S3Access:
     def wrapper(self) -> list[str]:
         """What stands before the program in argv: ``env`` with variables, none of them secret."""
         config = self._config
-        values = {"AWS_DEFAULT_REGION": config.region or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"}
+        # Another Python that comes first there would lend nbdkit its libraries.
+        values = {"PATH": SYSTEM_PATH}
+        values["AWS_DEFAULT_REGION"] = config.region or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
         trusted = trusted_certificates(config)
         if trusted is not None:
             values["AWS_CA_BUNDLE"] = trusted

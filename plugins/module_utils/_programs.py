@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import DependencyError
 
-_SYSTEM_PATH = "/usr/bin:/usr/sbin:/bin:/sbin"
+SYSTEM_PATH = "/usr/bin:/usr/sbin:/bin:/sbin"
 _POLL_SECONDS = 0.01
 
 
@@ -40,7 +40,7 @@ def need_program(name: str, *, debian: str, redhat: str) -> str:
     Raises:
         DependencyError: It is missing; names the packages.
     """
-    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
+    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
     if path is None:
         raise DependencyError(
             f"The program {name} is missing on this host: package {debian} on Debian and Ubuntu, {redhat} on "

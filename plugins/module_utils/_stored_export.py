@@ -198,4 +198,5 @@ def _last_line(log: Path) -> str:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except FileNotFoundError:
         return ""
-    return lines[-1].strip().rstrip(".")[-_SAID:] if lines else ""
+    telling = [line.strip().rstrip(".") for line in lines if not line.endswith("error running this script")]
+    return telling[-1][-_SAID:] if telling else ""

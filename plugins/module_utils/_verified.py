@@ -45,7 +45,8 @@ def merge_checks(records: Iterable[Mapping[str, Any]], manifest_sha256: str, che
     """The new content of ``verified.json``.
 
     A check that found nothing replaces those of its level and of lower ones. It does not clear what a higher level
-    found: that a file is there says nothing about its content.
+    found: that a file is there says nothing about its content. That a machine did not boot says nothing about its
+    files.
 
     Args:
         records: Earlier contents, of any copy; those of another manifest are dropped.
@@ -58,7 +59,7 @@ def merge_checks(records: Iterable[Mapping[str, Any]], manifest_sha256: str, che
         worse = [other for other in mine if not other.ok and _rank(other) > _rank(check)]
         if check.ok and worse:
             continue
-        known = [other for other in known if other.copy != check.copy or _rank(other) > _rank(check)] + [check]
+        known = [other for other in known if not _is_replaced(other, check)] + [check]
     known.sort(key=lambda check: (check.copy, _rank(check)))
     return {"manifest_sha256": manifest_sha256, "results": [asdict(check) for check in known]}
 
@@ -95,6 +96,12 @@ def take_sample(items: Sequence[tuple[str, T]], share: float) -> list[T]:
     count = math.ceil(len(items) * share - 1e-9)
     # Stable: of those that were never verified the first come first.
     return [item for _at, item in sorted(items, key=lambda pair: pair[0])[:count]]
+
+
+def _is_replaced(old: Check, new: Check) -> bool:
+    if old.copy != new.copy or _rank(old) > _rank(new):
+        return False
+    return old.level == new.level or new.ok or new.level != "boot"
 
 
 def _rank(check: Check) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.vmforge.backup.plugins.module_utils._boot_options import BOOT_ARGUMENTS, BootOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
 from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, canonical_uuid
 from ansible_collections.vmforge.backup.plugins.module_utils._options import (
@@ -26,7 +27,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._verified import pa
 VERIFY_ARGUMENTS: dict[str, dict[str, Any]] = {
     "vm": {"type": "list", "elements": "str"},
     "id": {"type": "str"},
-    "level": {"type": "str", "choices": ["manifest", "data"], "default": "data"},
+    "level": {"type": "str", "choices": ["manifest", "data", "boot"], "default": "data"},
     "sample": {"type": "str"},
     "repair": {"type": "bool", "default": True},
     "checksums": {"type": "dict"},
@@ -36,6 +37,7 @@ VERIFY_ARGUMENTS: dict[str, dict[str, Any]] = {
     "offsite": {"type": "str", "choices": ["none", "s3"], "default": "none"},
     "parallel": {"type": "int"},
     "lock_timeout": {"type": "int", "default": 60},
+    **BOOT_ARGUMENTS,
     **S3_ARGUMENTS,
 }
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -49,6 +51,7 @@ class VerifyOptions:
         share: Of the backups, above 0 and up to 1.
         checksums: ``<vm_uuid>/<id>`` -> SHA-256 of its manifest.
         node: Whose backups; None for those of all nodes.
+        boot: How they are booted; None where they are not.
     """
 
     vms: tuple[str, ...]
@@ -62,6 +65,7 @@ class VerifyOptions:
     s3: S3Config | None
     parallel: int
     lock_timeout: int
+    boot: BootOptions | None
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> VerifyOptions:
@@ -85,6 +89,7 @@ class VerifyOptions:
             s3=S3Config.from_params(params) if params["offsite"] == "s3" else None,
             parallel=parallel,
             lock_timeout=max(0, params["lock_timeout"]),
+            boot=BootOptions.from_params(params) if params["level"] == "boot" else None,
         )
 
 

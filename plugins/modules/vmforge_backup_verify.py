@@ -17,8 +17,11 @@ description:
     file, the part and its offset, for somebody should find out why.
   - If S3 cannot be reached, that says nothing about the copies there. The module fails, and what is known stays.
     The same goes for local files that cannot be read for another reason than a fault of the disk.
+  - With O(level=boot), a machine is made of the backup and started, without networks and devices of the host, on
+    overlays over the backup. The backup is only read, and all of the machine is gone afterwards.
 extends_documentation_fragment:
   - vmforge.backup.attributes
+  - vmforge.backup.hypervisor
   - vmforge.backup.hypervisor.storage
   - vmforge.backup.s3
 attributes:
@@ -40,8 +43,11 @@ options:
       - V(manifest) looks whether all files are there in the right sizes, and whether its ancestors are.
         Nothing is read.
       - V(data) reads all of it and compares every part with its SHA-256.
+      - V(boot) does so as well, and then boots it. It has booted once its guest agent answers, or once O(boot_pattern)
+        appears on its serial console. That it does not boot does not make its data bad for
+        M(vmforge.backup.vmforge_backup_prune).
     type: str
-    choices: [manifest, data]
+    choices: [manifest, data, boot]
     default: data
   sample:
     description:
@@ -79,12 +85,42 @@ options:
         As many as there are processors and at most 4, unless set.
       - Of a copy in S3, each takes as much memory as a part, which is 16 MiB or a ten-thousandth of a large disk.
     type: int
+  boot_timeout:
+    description:
+      - Seconds in which a machine must have booted, for O(level=boot).
+    type: int
+    default: 300
+  boot_pattern:
+    description:
+      - A regular expression that matches something that the machine writes on its first serial console when it has
+        booted, such as V(login:), for O(level=boot). Needed for machines without a guest agent.
+    type: str
+  boot_memory:
+    description:
+      - The most memory, in MiB, that a machine gets, for O(level=boot).
+    type: int
+    default: 2048
+  screenshot_dir:
+    description:
+      - Where the last screenshot of each machine that has a screen is kept, for O(level=boot).
+        It is made if it is missing.
+    type: path
+    default: /var/lib/vmforge/screenshots
+  scratch_dir:
+    description:
+      - A directory for what such a machine writes, which is thrown away. QEMU's user must be able to reach it.
+        The role P(vmforge.backup.node#role) creates it.
+    type: path
+    default: /var/lib/vmforge/scratch
   lock_timeout:
     description:
       - Seconds to wait for another process that works on the backups of the same domain, before the result is written.
         Nothing is locked while a backup is read.
     type: int
     default: 60
+notes:
+  - O(level=boot) needs qemu-storage-daemon, and of a backup that lies only in S3 nbdkit with its S3 plugin (packages
+    C(nbdkit) and C(nbdkit-plugin-python) on Debian and Ubuntu).
 seealso:
   - module: vmforge.backup.vmforge_backup_info
   - module: vmforge.backup.vmforge_backup_restore
@@ -108,6 +144,13 @@ EXAMPLES = r"""
       sample: 100%
     - level: data
       sample: 1/7
+
+- name: Prove that a machine boots from its backups
+  vmforge.backup.vmforge_backup_verify:
+    vm:
+      - web1
+    level: boot
+    boot_timeout: 120
 
 - name: Verify the copies in S3 as well
   vmforge.backup.vmforge_backup_verify:
@@ -138,7 +181,8 @@ backups:
       sample: 20261122T151200Z
     result:
       description:
-        - V(good). V(repaired) if a damaged copy was mended. V(bad) if something is damaged now.
+        - V(good). V(repaired) if a damaged copy was mended. V(bad) if something is damaged now, or if
+          it did not boot.
           V(failed) if it could not be verified. V(gone) if it was deleted meanwhile.
           V(elsewhere) if it lies only in S3 and O(offsite=none). V(planned) in check mode.
       type: str
@@ -175,6 +219,22 @@ backups:
     checksum_sha256:
       description: The SHA-256 of its C(manifest.json).
       type: str
+    boot:
+      description: How it booted. V(null) if that was not tried.
+      type: dict
+      contains:
+        proof:
+          description: What told so, V(agent) or V(pattern). V(null) if it did not boot.
+          type: str
+        seconds:
+          description: How long it took.
+          type: float
+        screenshot:
+          description: The path of a picture of its screen on the node. V(null) without one.
+          type: str
+        problem:
+          description: Why it did not boot. V(null) if it did.
+          type: str
     bytes_read:
       description: Bytes that were read.
       type: int

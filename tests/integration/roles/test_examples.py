@@ -67,7 +67,11 @@ def test_examples_run(
                 "module_defaults": {
                     "vmforge.backup.vmforge_backup": {**defaults, "scratch_dir": str(storage.place / "scratch")},
                     "vmforge.backup.vmforge_backup_info": defaults,
-                    "vmforge.backup.vmforge_backup_verify": defaults,
+                    "vmforge.backup.vmforge_backup_verify": {
+                        **defaults,
+                        "scratch_dir": str(storage.place / "scratch"),
+                        "screenshot_dir": str(storage.place / "screenshots"),
+                    },
                     "vmforge.backup.vmforge_backup_restore": {**defaults, "state_dir": str(storage.place / "state")},
                 },
                 "tasks": [first, *tasks],
