@@ -32,6 +32,7 @@ from environments import (
     molecule_environment,
     pythons,
     system_version,
+    ui_environment,
     unit_environment,
 )
 from sanity import prepare_sanity
@@ -45,6 +46,7 @@ _WEIGHTS = {"engine": 500, "roles": 400, "fleet": 300, "database": 100, "s3": 10
 _SHARES = {"engine": 2}
 CACHE = ROOT / ".cache"
 PACKAGE = "ansible_collections.vmforge.backup"
+_UI_PATH = os.pathsep.join(str(ROOT / part) for part in (".collections", "roles/ui/files"))
 _QUIET = {"ANSIBLE_NOCOLOR": "1", "PY_COLORS": "0", "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
@@ -192,15 +194,17 @@ def _import_archive(environment: Environment) -> str:
 
 def lint() -> list[Step]:
     """Everything that checks without running."""
-    environment = lint_environment()
-    make_environments([environment])
+    environment, ui = lint_environment(), ui_environment()
+    make_environments([environment, ui])
     env = _collection_env(environment)
     sanity = prepare_sanity(environment)
+    types = [environment.bin("mypy"), "--python-executable", ui.bin("python"), "--cache-dir", ".cache/mypy-ui"]
     return [
         Step("ansible-test sanity", sanity.argv, cwd=sanity.directory, env=sanity.env, weight=150),
         Step("ruff check", [environment.bin("ruff"), "check", "--output-format", "concise", "."]),
         Step("ruff format", [environment.bin("ruff"), "format", "--check", "."]),
         Step("mypy --strict", [environment.bin("mypy"), "-p", f"{PACKAGE}.plugins.module_utils"]),
+        Step("mypy --strict, ui", [*types, "-p", "vmforge_backup_ui"], env={"MYPYPATH": _UI_PATH}),
         Step("antsibull-changelog", [environment.bin("antsibull-changelog"), "lint"]),
         Step(
             "antsibull-docs",
@@ -222,8 +226,10 @@ def unit() -> list[Step]:
     for version, environment in found.items():
         if environment is None:
             say(f"== Unit: no Python {version} here: found {', '.join(sorted(pythons()))}")
-    make_environments(found.values())
-    steps = []
+    ui = ui_environment()
+    make_environments([*found.values(), ui])
+    argv, env = _pytest(ui, "-o", "cache_dir=.cache/pytest-unit-ui", "tests/unit/ui")
+    steps = [Step("pytest, ui", argv, env=env, summary=_PYTEST_SUMMARY)]
     for version, environment in found.items():
         if environment:
             # What needs libvirt, libnbd or QEMU runs where the distribution's bindings are.
@@ -241,14 +247,15 @@ def integration() -> list[Step]:
         if environment is None:
             say(f"== Integration: no Python here runs ansible-core {core}: found {', '.join(sorted(pythons()))}")
     modern = unit_environment(UNIT_PYTHONS[-1])
-    molecule = molecule_environment()
-    make_environments([*cores.values(), modern, molecule])
+    molecule, ui = molecule_environment(), ui_environment()
+    make_environments([*cores.values(), modern, molecule, ui])
     system = cores[CORES[0]]
     assert system is not None
     found = [f"{core}={environment.path}" for core, environment in cores.items() if environment]
     steps = []
     for name, tests in _shares():
-        argv, env = _pytest(system, "--durations=5", "-o", f"cache_dir=.cache/pytest-{name}", *map(str, tests))
+        suited = ui if tests[0].parent.name == "ui" else system
+        argv, env = _pytest(suited, "--durations=5", "-o", f"cache_dir=.cache/pytest-{name}", *map(str, tests))
         env["VMFORGE_ANSIBLE_CORES"] = os.pathsep.join(found)
         weight = _WEIGHTS.get(tests[0].parent.name, 0)
         steps.append(

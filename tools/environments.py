@@ -58,7 +58,7 @@ class Environment:
 
 
 def _contents(requirements: tuple[str, ...]) -> list[str]:
-    return [(ROOT / name).read_text() for name in requirements if name.startswith("requirements/")]
+    return [(ROOT / name).read_text() for name in requirements if name.endswith(".txt")]
 
 
 @lru_cache(maxsize=1)
@@ -121,6 +121,14 @@ def lint_environment() -> Environment:
     return Environment("lint", python, ("ansible-core>=2.19,<2.22", "-r", "requirements/lint.txt"))
 
 
+def docs_environment() -> Environment:
+    """What builds the documentation site."""
+    python = _newest((3, 12))
+    if python is None:
+        raise SystemExit("docs needs a Python 3.12 or newer; found " + ", ".join(sorted(pythons())))
+    return Environment("docs", python, ("ansible-core>=2.19,<2.22", "-r", "requirements/docs.txt"))
+
+
 def _system_cryptography() -> tuple[str, ...]:
     """Keep to the distribution's version: a newer one would break its pyOpenSSL, on which its boto3 builds."""
     code = "import importlib.metadata as m; print(m.version('cryptography'))"
@@ -142,6 +150,12 @@ def molecule_environment() -> Environment:
     """Molecule with the oldest core, beside what the test bed needs."""
     wanted = (f"ansible-core=={CORES[0]}.*", *_system_cryptography(), "-r", "requirements/molecule.txt")
     return Environment("molecule", SYSTEM_PYTHON, (*wanted, "-r", "requirements/test.txt"), system_packages=True)
+
+
+def ui_environment() -> Environment:
+    """The pages of the role ui as on a master, the oldest core, and a browser's driver."""
+    wanted = ("-r", "roles/ui/files/requirements.txt", "-r", "requirements/ui.txt")
+    return Environment("ui", SYSTEM_PYTHON, (f"ansible-core=={CORES[0]}.*", *wanted))
 
 
 def unit_environment(version: str) -> Environment | None:

@@ -11,8 +11,8 @@ from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._grants import (
-    COLUMN_RIGHTS,
     LOCAL_HOSTS,
+    READ_COLUMN_RIGHTS,
     Account,
     Right,
     UserPlan,
@@ -35,6 +35,7 @@ USER_ARGUMENTS: dict[str, dict[str, Any]] = {
     "password": {"type": "str", "no_log": True},
     "hosts": {"type": "list", "elements": "str", "default": []},
     "tls": {"type": "str", "choices": ["optional", "required"], "default": "optional"},
+    "rights": {"type": "str", "choices": ["record", "read"], "default": "record"},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
 
@@ -66,7 +67,7 @@ def keep_user(request: Request) -> Outcome:
             plan_user(
                 user,
                 password,
-                wanted_rights(_columns(database)),
+                wanted_rights(_columns(database), only_read=params["rights"] == "read"),
                 database=config.name,
                 hosts=hosts,
                 tls=params["tls"] == "required",
@@ -109,7 +110,7 @@ def _columns(database: Database) -> dict[str, list[str]]:
     rows = database.query(
         "SELECT TABLE_NAME AS tab, COLUMN_NAME AS col FROM information_schema.COLUMNS "
         "WHERE TABLE_SCHEMA = %s AND TABLE_NAME IN %s",
-        (database.config.name, tuple(COLUMN_RIGHTS)),
+        (database.config.name, tuple(READ_COLUMN_RIGHTS)),
     )
     found: dict[str, list[str]] = {}
     for row in rows:

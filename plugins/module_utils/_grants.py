@@ -23,6 +23,12 @@ COLUMN_RIGHTS = {
     "vm_instances": ("id", "uuid", "name", "node_id", "type", "status"),
     "nodes": ("id", "name", "mgmt_url", "status"),
 }
+# The same for whoever only reads: pages that show backups, to users of the panel.
+READ_TABLE_RIGHTS = {table: ("SELECT",) for table in TABLE_RIGHTS}
+READ_COLUMN_RIGHTS = {
+    **COLUMN_RIGHTS,
+    "users": ("email", "password_hash", "totp_secret", "failed_logins", "locked_until", "role"),
+}
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _USER = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 _HOST = re.compile(r"[A-Za-z0-9_.:%/-]{1,60}")
@@ -83,14 +89,16 @@ class UserPlan:
     surplus: tuple[str, ...] = ()
 
 
-def wanted_rights(columns: Mapping[str, Sequence[str]]) -> tuple[Right, ...]:
+def wanted_rights(columns: Mapping[str, Sequence[str]], *, only_read: bool = False) -> tuple[Right, ...]:
     """The rights that the day-to-day user needs.
 
     Args:
         columns: Table -> its columns, of those tables that exist.
+        only_read: It is for pages that show backups.
     """
-    rights = [Right(name, table) for table, names in TABLE_RIGHTS.items() for name in names]
-    for table, names in COLUMN_RIGHTS.items():
+    tables, parts = (READ_TABLE_RIGHTS, READ_COLUMN_RIGHTS) if only_read else (TABLE_RIGHTS, COLUMN_RIGHTS)
+    rights = [Right(name, table) for table, names in tables.items() for name in names]
+    for table, names in parts.items():
         rights += [Right("SELECT", table, column) for column in names if column in columns.get(table, ())]
     return tuple(rights)
 

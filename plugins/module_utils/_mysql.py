@@ -252,10 +252,14 @@ def _prepared(config: DatabaseConfig) -> Any:
         write_timeout=_CONNECT_SECONDS,
         autocommit=True,
         ssl=_tls(config) if encrypted else None,
+        ssl_disabled=not encrypted,
         defer_connect=True,
     )
     if encrypted and config.tls == "required":
         _refuse_plain(connection, config)
+    elif hasattr(connection, "_ssl_required"):
+        # PyMySQL 1.2 and newer take any context for a demand.
+        connection._ssl_required = False
     return connection
 
 

@@ -42,6 +42,13 @@ options:
     type: str
     choices: [optional, required]
     default: optional
+  rights:
+    description:
+      - What it is for. V(record), to keep the catalogue.
+      - V(read), for pages that show it. It may only select then, and reads also what signing in needs of C(users).
+    type: str
+    choices: [record, read]
+    default: record
   state:
     description:
       - V(present), the user exists with O(password) and the rights.
