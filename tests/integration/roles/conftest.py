@@ -67,10 +67,10 @@ def hypervisor() -> Iterator[Hypervisor]:
             disks = [Disk(place / "web.raw", format="raw", size=48 * MIB, fs_mib=16)]
             disks += [Disk(place / "web-b.qcow2", target="vdb", size=24 * MIB)]
             disks += [Disk(None, target="sda", device="cdrom", bus="sata")]
-            web = Guest("web", place, disks, agent=True, fs="vda", base=16, pause=50_000, run=libvirt.run)
+            web = Guest("web", place, disks, agent=True, fs="vda", base=16, pause=500_000, run=libvirt.run)
             db = Guest("db", place, [Disk(place / "db.qcow2", size=24 * MIB)], run=libvirt.run)
             with web:
-                web.wait_more(5)
+                web.wait_more(2)
                 db.define()
                 try:
                     yield Hypervisor(libvirt, web, db)

@@ -67,7 +67,12 @@ def insert(database: MariaDB, uuid: str, path: Path | None, digest: str, s3_key:
 
 
 def test_a_fleet_adopts_and_the_panel_follows(
-    play: Play, hypervisor: Hypervisor, storage: Storage, database: MariaDB, bucket: S3Server, settings: dict[str, Any]
+    play_newest: Play,
+    hypervisor: Hypervisor,
+    storage: Storage,
+    database: MariaDB,
+    bucket: S3Server,
+    settings: dict[str, Any],
 ) -> None:
     db = hypervisor.db
     here, digest = image(storage, "db.qcow2")
@@ -84,11 +89,11 @@ def test_a_fleet_adopts_and_the_panel_follows(
     insert(database, GONE, orphan, orphan_digest)
     # Two nodes that share their directory and their hypervisor: each image is adopted once.
     inventory = nodes("one", "two")
-    plan = play("adopt.yml", "--check", "--diff", inventory=inventory, **settings)
+    plan = play_newest("adopt.yml", "--check", "--diff", inventory=inventory, **settings)
     assert plan.code == 0, plan.text
     assert here.exists()
     assert [row["result"] for row in plan.stats["vmforge_backup_adopt_report"]["rows"]] == ["planned"] * 3
-    run = play("adopt.yml", inventory=inventory, **settings)
+    run = play_newest("adopt.yml", inventory=inventory, **settings)
     assert run.code == 0, run.text
     report = run.stats["vmforge_backup_adopt_report"]
     assert [row["result"] for row in report["rows"]] == ["adopted"] * 3
@@ -109,7 +114,7 @@ def test_a_fleet_adopts_and_the_panel_follows(
         manifest = Path(row["path"]) / "manifest.json"
         assert row["checksum_sha256"] == hashlib.sha256(manifest.read_bytes()).hexdigest()
         assert json.loads(row["meta"])["node"] in ("one", "two")
-    again = play("adopt.yml", inventory=inventory, **settings)
+    again = play_newest("adopt.yml", inventory=inventory, **settings)
     assert again.code == 0, again.text
     assert "nothing of the pack to adopt" in again.text
     assert "changed=1" not in again.text

@@ -47,9 +47,9 @@ def test_one_host_without_an_inventory(play: Play, hypervisor: Hypervisor, stora
 
 
 def test_without_a_name_all_are_backed_up_and_check_mode_only_plans(
-    play: Play, hypervisor: Hypervisor, storage: Storage
+    play_newest: Play, hypervisor: Hypervisor, storage: Storage
 ) -> None:
-    run = play("backup.yml", "--check", "--diff", vm="")
+    run = play_newest("backup.yml", "--check", "--diff", vm="")
     assert run.code == 0, run.text
     assert run.rows == [(guest.name, "localhost", "planned") for guest in (hypervisor.db, hypervisor.web)]
     assert "Backups that would be made" in run.text
@@ -57,7 +57,9 @@ def test_without_a_name_all_are_backed_up_and_check_mode_only_plans(
     assert list(storage.backups.iterdir()) == []
 
 
-def test_what_is_wrong_in_a_fleet_stops_nothing_else(play: Play, hypervisor: Hypervisor, storage: Storage) -> None:
+def test_what_is_wrong_in_a_fleet_stops_nothing_else(
+    play_newest: Play, hypervisor: Hypervisor, storage: Storage
+) -> None:
     db = hypervisor.db
     inventory = nodes(
         "good",
@@ -66,7 +68,7 @@ def test_what_is_wrong_in_a_fleet_stops_nothing_else(play: Play, hypervisor: Hyp
         "broken vmforge_backup_uri=test:///nowhere",
         "wrong vmforge_backup_quiesce=sometimes",
     )
-    run = play("backup.yml", vm=[db.name, "nodisk", "nope"], inventory=inventory)
+    run = play_newest("backup.yml", vm=[db.name, "nodisk", "nope"], inventory=inventory)
     assert run.code == 2
     assert run.rows == [
         (db.name, "good", "created"),

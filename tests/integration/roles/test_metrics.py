@@ -19,14 +19,14 @@ def metrics(path: Path, vm: str) -> dict[str, float]:
     return {name: float(value) for name, labels, value in found if (label in labels if vm else not labels)}
 
 
-def test_backups_and_prunes_are_told_of(play: Play, hypervisor: Hypervisor, storage: Storage) -> None:
+def test_backups_and_prunes_are_told_of(play_newest: Play, hypervisor: Hypervisor, storage: Storage) -> None:
     place = storage.place / "textfile"
     place.mkdir()
     told = {"vmforge_backup_metrics_dir": str(place)}
     web, db, file = hypervisor.web.name, hypervisor.db.name, place / "vmforge_backup.prom"
-    run = play("backup.yml", "--check", vm=db, inventory=nodes("good"), **told)
+    run = play_newest("backup.yml", "--check", vm=db, inventory=nodes("good"), **told)
     assert (run.code, file.exists()) == (0, False)
-    run = play("backup.yml", vm=db, inventory=nodes("good"), **told)
+    run = play_newest("backup.yml", vm=db, inventory=nodes("good"), **told)
     assert run.code == 0, run.text
     [manifest] = storage.manifests()
     first = metrics(file, db)
@@ -35,11 +35,13 @@ def test_backups_and_prunes_are_told_of(play: Play, hypervisor: Hypervisor, stor
     assert first["last_attempt_duration_seconds"] > 0
     assert metrics(file, web)["missing"] == 1
     assert "last_attempt_success" not in metrics(file, web)
-    run = play("backup.yml", vm=[db, web], inventory=nodes("good"), vmforge_backup_scratch_dir="/nonexistent", **told)
+    run = play_newest(
+        "backup.yml", vm=[db, web], inventory=nodes("good"), vmforge_backup_scratch_dir="/nonexistent", **told
+    )
     assert run.code == 2
     assert metrics(file, web)["last_attempt_success"] == 0
     assert metrics(file, db)["last_success_timestamp_seconds"] >= first["last_success_timestamp_seconds"]
-    run = play("prune.yml", inventory=nodes("good"), **told)
+    run = play_newest("prune.yml", inventory=nodes("good"), **told)
     assert run.code == 0, run.text
     node = metrics(file, "")
     # Of two backups of one day the older one.

@@ -69,9 +69,9 @@ def both_here(one: Shelf, two: Shelf, *more: str) -> str:
     return nodes(f"one prune_dir={one.path}", f"two prune_dir={two.path}", *more)
 
 
-def test_the_plan_a_persons_word_and_the_run(play: Play, one: Shelf) -> None:
+def test_the_plan_a_persons_word_and_the_run(play_newest: Play, one: Shelf) -> None:
     ids = one.days(20)
-    run = play("prune.yml", "--check", "--diff", inventory=nodes("one"), **WEEK)
+    run = play_newest("prune.yml", "--check", "--diff", inventory=nodes("one"), **WEEK)
     assert run.code == 0, run.text
     assert became(run) == {**dict.fromkeys(ids[:7], "kept"), **dict.fromkeys(ids[7:], "planned")}
     assert f"daily {ids[1][:4]}-{ids[1][4:6]}-{ids[1][6:8]}" in run.text
@@ -81,16 +81,16 @@ def test_the_plan_a_persons_word_and_the_run(play: Play, one: Shelf) -> None:
     assert (row["result"], row["kept"], row["deleted"]) == ("confirm", 7, 13)
     assert "-e vmforge_backup_confirm=true" in run.text
     assert one.ids() == ids
-    run = play("prune.yml", inventory=nodes("one"), **WEEK)
+    run = play_newest("prune.yml", inventory=nodes("one"), **WEEK)
     assert run.code == 2
     assert "13 backups would be deleted and 7 kept" in run.text
     assert one.ids() == ids
-    run = play("prune.yml", inventory=nodes("one"), vmforge_backup_confirm=True, **WEEK)
+    run = play_newest("prune.yml", inventory=nodes("one"), vmforge_backup_confirm=True, **WEEK)
     assert run.code == 0, run.text
     assert one.ids() == ids[:7]
     [row] = run.stats["vmforge_prune_report"]["vms"]
     assert (row["result"], row["kept"], row["deleted"]) == ("pruned", 7, 13)
-    run = play("prune.yml", inventory=nodes("one"), **WEEK)
+    run = play_newest("prune.yml", inventory=nodes("one"), **WEEK)
     assert run.code == 0, run.text
     assert "changed=0" in run.text
 

@@ -55,18 +55,18 @@ def rows(server: MariaDB) -> list[dict[str, Any]]:
 
 
 def test_recorded_missed_and_recorded_by_the_next_run(
-    play: Play, hypervisor: Hypervisor, storage: Storage, database: MariaDB
+    play_newest: Play, hypervisor: Hypervisor, storage: Storage, database: MariaDB
 ) -> None:
     web, db = hypervisor.web, hypervisor.db
     inventory = with_master(database)
-    first = play("backup.yml", vm=db.name, inventory=inventory)
+    first = play_newest("backup.yml", vm=db.name, inventory=inventory)
     assert first.code == 0, first.text
     (row,) = rows(database)
     assert (row["vm_uuid"], row["status"], row["storage"], row["meta"]["node"]) == (db.uuid, "ready", "local", "good")
     assert row["path"] == str(next(storage.backups.glob(f"{db.uuid}/*/manifest.json")).parent)
     database.stop()
     try:
-        second = play("backup.yml", vm=db.name, inventory=inventory)
+        second = play_newest("backup.yml", vm=db.name, inventory=inventory)
     finally:
         database.start()
     assert (second.code, second.rows) == (0, [(db.name, "good", "created")]), second.text
@@ -75,7 +75,7 @@ def test_recorded_missed_and_recorded_by_the_next_run(
     assert f"Not recorded in the panel's database: good ({db.name} {missed})" in warning
     assert "The policies could not be read, so every local copy is kept" in warning
     assert len(rows(database)) == 1
-    third = play("backup.yml", vm=web.name, inventory=inventory)
+    third = play_newest("backup.yml", vm=web.name, inventory=inventory)
     assert third.code == 0, third.text
     assert "Not recorded" not in third.text
     assert {(row["vm_uuid"], row["meta"]["id"]) for row in rows(database)} == {
