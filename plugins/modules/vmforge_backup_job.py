@@ -45,7 +45,7 @@ EXAMPLES = r"""
 
 - name: Tell of which virtual machines
   ansible.builtin.debug:
-    msg: "{{ found.jobs | map(attribute='progress') | flatten | map(attribute='vm.name') }}"
+    msg: "{{ found.vms | map(attribute='vm') | join(', ') }}"
 """
 
 RETURN = r"""
@@ -80,6 +80,13 @@ jobs:
           C(bytes_done), C(bytes_total), C(rate) in bytes a second, and C(eta), the seconds left in this phase.
       type: list
       elements: dict
+vms:
+  description:
+    - A row for each virtual machine that is worked on, with C(vm), C(work), C(phase), C(percent), C(bytes_done),
+      C(bytes_total), C(rate), C(eta), C(job), C(pid) and C(begun). Work that waits has a row, too.
+  returned: without O(job)
+  type: list
+  elements: dict
 job:
   description: The work, if it still goes on. When it has ended, its own return values are returned in place of this.
   returned: with O(job)
