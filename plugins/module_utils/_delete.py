@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, InputError, S3Error
 from ansible_collections.vmforge.backup.plugins.module_utils._files import (
@@ -50,7 +51,7 @@ def refuse_deletion(
     vm: VmRef,
     now: datetime,
     copy_is_gone: bool = False,
-    child_of: Callable[[str], str | None] | None = None,
+    children: Collection[str] | None = None,
 ) -> None:
     """Raise ``InputError`` if a backup must not be deleted; nothing is touched here.
 
@@ -59,7 +60,7 @@ def refuse_deletion(
 
     Args:
         copy_is_gone: Whether its copy in S3 is known to be deleted.
-        child_of: Finds a child of a backup where that is known already; else all manifests here are read.
+        children: Ids of those that build on it, where that is known; else all newer manifests here and in S3 are read.
     """
     name = f"Backup {manifest.id} of {manifest.vm.name!r}"
     if manifest.vm.node != vm.node:
@@ -75,9 +76,12 @@ def refuse_deletion(
         until = hold.get("until")
         if until is None or parse_time(until) > now:
             raise InputError(f"{name} is held ({hold.get('reason') or 'no reason given'}); free it first.", code="held")
-    child = child_of(manifest.id) if child_of is not None else _child(directory, manifest.id)
-    if child is not None:
-        raise InputError(f"{name} is the parent of {child}, which could not be restored without it.", code="has_child")
+    found = children if children is not None else _children(directory, offsite, manifest.id)
+    if found:
+        raise InputError(
+            f"{name} is the parent of {', '.join(sorted(found))}, which could not be restored without it.",
+            code="has_child",
+        )
     if offsite is not None:
         offsite.backup(manifest.id).refuse_locked()
 
@@ -168,11 +172,12 @@ def _holds(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: str) ->
     return found
 
 
-def _child(directory: VmDirectory, backup_id: str) -> str | None:
-    for other in directory.ids():
-        path = directory.entry(other) / MANIFEST
-        if path.is_file():
-            parent = decode_manifest(path.read_bytes(), where=str(path)).parent
-            if parent is not None and parent.get("id") == backup_id:
-                return other
-    return None
+def _children(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: str) -> list[str]:
+    ids = set(directory.ids()) | set((offsite.ids() if offsite is not None else None) or ())
+    found = []
+    # A child is always newer.
+    for other in sorted(one for one in ids if one > backup_id):
+        manifest = find_backup(directory, offsite, other)
+        if manifest is not None and manifest.parent is not None and manifest.parent["id"] == backup_id:
+            found.append(other)
+    return found

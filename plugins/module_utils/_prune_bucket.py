@@ -44,6 +44,8 @@ class BucketPrune:
         self._doomed = [b for b in doomed if "s3" in case.listing.ready[b.id, b.node]["copies"]]
         self.result = PruneResult(case, options.node, self._doomed)
         self.gone: list[dict[str, str]] = []
+        # Ids of what was to be deleted, and is still there.
+        self._left: set[str] = set()
 
     def run(self, *, check_mode: bool) -> PruneResult:
         """Do it, or in check mode tell what would be done; failures are in the result, not raised."""
@@ -96,6 +98,12 @@ class BucketPrune:
 
     def _attempt(self, backup: Backup) -> None:
         place = self._offsite.backup(backup.id)
+        child = self._child_left(backup)
+        if child is not None:
+            self._left.add(backup.id)
+            if backup in self._doomed:
+                self.result.note(backup, "waiting", f"{child} builds on it, and is still there.")
+            return
         try:
             if backup in self._doomed:
                 delete_copy(place, backup, self._case.listing.ready[backup.id, backup.node]["sums"], now=self._now)
@@ -104,7 +112,18 @@ class BucketPrune:
                 self._confirm(backup.id, place)
         except (VMForgeError, OSError) as error:
             failure = as_failure(error)
+            self._left.add(backup.id)
             self.result.note(backup, _WAITS.get(failure.code, "failed"), failure.message)
+
+    def _child_left(self, backup: Backup) -> str | None:
+        """One that builds on it and could not be restored any more: held back, or with a copy on a node alone."""
+        ready = self._case.listing.ready
+        is_local = "local" in ready[backup.id, backup.node]["copies"]
+        for (child_id, _node), child in ready.items():
+            is_child = child["parent"] is not None and child["parent"]["id"] == backup.id
+            if is_child and (child_id in self._left or ("local" in child["copies"] and not is_local)):
+                return child_id
+        return None
 
     def _still_owned(self, backup: Backup) -> set[str]:
         """Ids of which the bucket has something that this plan does not delete."""

@@ -173,9 +173,7 @@ class NodePrune:
         """The listing is some minutes old: what the plan keeps here must still be there, and children be known."""
         entries = list_entries(Path(self._options.backup_dir), None, (self._vm.uuid,))
         ready = {entry["id"]: entry for entry in entries if entry["status"] == "ready"}
-        for entry in ready.values():
-            if entry["parent"] is not None:
-                self._children.setdefault(entry["parent"]["id"], set()).add(entry["id"])
+        self._children = self._find_children(ready)
         kept = self._case.plan.kept if self._case.plan is not None else ()
         here = [backup for backup in kept if self._case.listing.ready[backup.id, backup.node]["local"]]
         lost = {backup.id for backup in here if backup.node == self._vm.node and backup.id not in ready}
@@ -189,15 +187,30 @@ class NodePrune:
                 code="changed",
             )
 
+    def _find_children(self, here: Mapping[str, Mapping[str, Any]]) -> dict[str, set[str]]:
+        """Id of a parent -> those that build on it, be they here or in S3 alone; what the master has deleted apart."""
+        gone = {backup_id for uuid, backup_id, *_where in self._options.gone if uuid == self._vm.uuid}
+        there = [entry for (i, _node), entry in self._case.listing.ready.items() if i not in here and i not in gone]
+        found: dict[str, set[str]] = {}
+        for entry in (*here.values(), *there):
+            # One that was here and has gone since is nobody's child any more.
+            if entry["parent"] is not None and (entry["id"] in here or not entry.get("local")):
+                found.setdefault(entry["parent"]["id"], set()).add(entry["id"])
+        return found
+
     def _attempt(self, backup: Backup, delete: Callable[[], tuple[str, str | None]]) -> None:
+        children = self._children.get(backup.id)
+        if children:
+            # What holds its child back holds it back too, and was told there.
+            self.result.note(backup, "waiting", f"{', '.join(sorted(children))} builds on it, and is still there.")
+            return
         try:
             result, message = delete()
         except (VMForgeError, OSError) as error:
             failure = as_failure(error)
             result, message = _WAITS.get(failure.code, "failed"), failure.message
-            if failure.code == "has_child" and self._children.get(backup.id):
-                # What holds its child back holds it back too, and was told there.
-                result = "waiting"
+        if result == "deleted" and backup.parent is not None:
+            self._children.get(backup.parent, set()).discard(backup.id)
         self.result.note(backup, result, message)
 
     def _delete(self, backup: Backup) -> tuple[str, str | None]:
@@ -219,11 +232,9 @@ class NodePrune:
             vm=self._vm,
             now=self._now,
             copy_is_gone=is_gone,
-            child_of=lambda parent: next(iter(self._children.get(parent, ())), None),
+            children=(),
         )
         begin_deletion(self._directory, backup.id, self._offsite)
-        if manifest.parent is not None:
-            self._children.get(manifest.parent["id"], set()).discard(backup.id)
         finish_deletion(self._directory, backup.id, self._offsite, node=self._vm.node, copy_is_gone=is_gone)
         return "deleted", None
 

@@ -44,7 +44,10 @@ class VmListing:
 
     def backups(self, *, now: datetime) -> list[Backup]:
         """As retention sees them."""
-        return [_backup(entry, now) for entry in self.ready.values()]
+        sums: dict[str, set[str]] = {}
+        for (backup_id, _node), entry in self.ready.items():
+            sums.setdefault(backup_id, set()).update(entry["sums"])
+        return [_backup(entry, now, sums) for entry in self.ready.values()]
 
 
 @dataclass(frozen=True)
@@ -229,13 +232,16 @@ def _settle(vm: VmListing) -> None:
     vm.name = str(newest["vm"]["name"] if newest is not None else names[-1] if names else vm.uuid)
 
 
-def _backup(entry: Entry, now: datetime) -> Backup:
+def _backup(entry: Entry, now: datetime, sums: Mapping[str, Collection[str]]) -> Backup:
     instant, flaw = _instant(entry)
     parent = entry.get("parent")
     hold = _hold(entry["holds"], now)
     if entry["elsewhere"] and not entry["copies"]:
         # Not to be counted on, and not to be deleted either.
         flaw = hold = f"its only copy lies where nobody looked, at {entry['elsewhere']}"
+    wanted = parent.get("manifest_sha256") if parent else None
+    if parent and wanted and wanted not in sums.get(parent["id"], (wanted,)):
+        flaw = flaw or f"its parent {parent['id']} is not the one that it was made on"
     return Backup(
         id=entry["id"],
         node=str(entry["vm"]["node"]),

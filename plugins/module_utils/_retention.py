@@ -116,9 +116,10 @@ def plan_deletion(backups: Sequence[Backup], ids: Collection[str]) -> PrunePlan:
     for backup in newest_first:
         if backup.id in ids and backup.hold is not None:
             raise InputError(f"Backup {backup.id} is held ({backup.hold}); free it first.", code="held")
-        if backup.parent in ids and backup.id not in ids:
+        children = sorted(other.id for other in newest_first if other.parent == backup.id and other.id not in ids)
+        if backup.id in ids and children:
             raise InputError(
-                f"Backup {backup.parent} is the parent of {backup.id}, which could not be restored without it.",
+                f"Backup {backup.id} is the parent of {', '.join(children)}, which could not be restored without it.",
                 code="has_child",
             )
     return PrunePlan(

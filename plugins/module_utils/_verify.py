@@ -15,7 +15,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._find_backups impor
     find_backups,
     open_store,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import (
@@ -23,6 +22,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup impo
     UnreadableError,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._verified import last_verified, take_sample
+from ansible_collections.vmforge.backup.plugins.module_utils._verify_chain import ChainVerifier
 from ansible_collections.vmforge.backup.plugins.module_utils._verify_one import (
     BAD,
     ELSEWHERE,
@@ -30,7 +30,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._verify_one import 
     GONE,
     GOOD,
     PLANNED,
-    REPAIRED,
     Verification,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._verify_options import VerifyOptions
@@ -56,32 +55,9 @@ def verify_backups(request: Request) -> Outcome:
         here = [backup for backup in wanted if backup.copies]
         elsewhere = [Verification(options, one, None).entry(ELSEWHERE) for one in wanted if not one.copies]
         waiting = [(_verified_at(backup, options.level), backup) for backup in _by_age(here)]
-        chosen = [
-            Verification(
-                options, backup, _vm_directory(options, backup), chain_problems(backup, found), [*backup.damages]
-            )
-            for backup in take_sample(waiting, options.share)
-        ]
-        entries = [one.entry(PLANNED) if request.check_mode else one.run() for one in chosen]
-    return _outcome(entries + elsewhere + unreadable, _not_found(options, found))
-
-
-def chain_problems(backup: StoredBackup, found: Found) -> tuple[str, ...]:
-    """What is wrong with the ancestors of a backup: one that is missing, or that is another than it was made on."""
-    here, seen = backup, 0
-    while here.manifest.parent is not None and seen <= len(found.backups):
-        seen += 1
-        wanted = here.manifest.parent
-        parent = found.backups.get((here.manifest.vm.uuid, wanted["id"]))
-        if parent is None:
-            error = found.unreadable.get((here.manifest.vm.uuid, wanted["id"]))
-            if isinstance(error, StorageError):
-                raise error
-            return (f"its ancestor {wanted['id']} is missing",)
-        if parent.sha256 != wanted["manifest_sha256"]:
-            return (f"its ancestor {wanted['id']} is not the one that it was made on",)
-        here = parent
-    return ()
+        chosen = ChainVerifier(options, found, take_sample(waiting, options.share))
+        entries = chosen.entries() if request.check_mode else chosen.run()
+    return _outcome(entries + elsewhere + unreadable, _not_found(options, found), changed=chosen.changed)
 
 
 def _is_wanted(backup: StoredBackup, options: VerifyOptions) -> bool:
@@ -111,10 +87,6 @@ def _verified_at(backup: StoredBackup, level: str) -> str:
     return last_verified(backup.records.values(), backup.sha256, level=level, copies=copies)
 
 
-def _vm_directory(options: VerifyOptions, backup: StoredBackup) -> VmDirectory | None:
-    return BackupDirectory(str(options.backup_dir)).vm(backup.manifest.vm.uuid) if options.backup_dir.is_dir() else None
-
-
 def _unreadable(key: Key, error: UnreadableError | StorageError) -> dict[str, Any]:
     return {
         "vm": {"uuid": key[0], "name": None},
@@ -125,6 +97,7 @@ def _unreadable(key: Key, error: UnreadableError | StorageError) -> dict[str, An
         "copies": [],
         "damages": [damage.as_dict() for damage in getattr(error, "damages", ())],
         "checksum_sha256": None,
+        "boot": None,
         "bytes_read": 0,
         "seconds": 0.0,
         "message": error.message,
@@ -137,11 +110,11 @@ def _not_found(options: VerifyOptions, found: Found) -> list[str]:
     return [name for name in options.vms if name not in known and canonical_uuid(name) not in uuids]
 
 
-def _outcome(entries: Sequence[dict[str, Any]], not_found: Sequence[str]) -> Outcome:
+def _outcome(entries: Sequence[dict[str, Any]], not_found: Sequence[str], *, changed: bool) -> Outcome:
     wrong = [entry for entry in entries if entry["result"] not in (GOOD, PLANNED, GONE, ELSEWHERE)]
     texts = [f"{entry['vm']['name'] or entry['vm']['uuid']} {entry['id']}: {entry['message']}" for entry in wrong]
     return Outcome(
-        changed=any(entry["result"] == REPAIRED for entry in entries),
+        changed=changed,
         values={"backups": list(entries), "not_found": list(not_found)},
         diff={"before": "", "after": "".join(_line(entry) for entry in entries)},
         failure=" ".join(texts) or None,

@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Callable
 
+from ansible_collections.vmforge.backup.plugins.module_utils._boot import BootResult, boot_backup
 from ansible_collections.vmforge.backup.plugins.module_utils._copies import (
     Copy,
     Damage,
@@ -28,6 +29,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._progress import Pr
 from ansible_collections.vmforge.backup.plugins.module_utils._repair import mend
 from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import VERIFIED
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import StoredChain
 from ansible_collections.vmforge.backup.plugins.module_utils._verified import Check, merge_checks
 from ansible_collections.vmforge.backup.plugins.module_utils._verify_options import VerifyOptions
 
@@ -37,6 +39,19 @@ GOOD, REPAIRED, BAD, GONE = "good", "repaired", "bad", "gone"
 ELSEWHERE, FAILED, PLANNED = "elsewhere", "failed", "planned"
 
 
+@dataclass(frozen=True)
+class Below:
+    """Why a backup is not good even if its own files are: what is wrong with an ancestor.
+
+    Attributes:
+        result: Of the backup, therefore.
+        problem: In words.
+    """
+
+    result: str
+    problem: str
+
+
 @dataclass
 class Verification:
     """Of one backup.
@@ -44,15 +59,27 @@ class Verification:
     Args:
         backup: With all copies that are to be looked at.
         directory: Of the VM, for its lock; None where this host has none.
-        chain: What is wrong with its ancestors.
+        below: What is wrong with its ancestors. ``verified.json`` does not tell that: it is about the copies, and an
+            ancestor that is mended is good for all that build on it.
+        whole: Gives it with all that it builds on, to be booted; None for one that is only looked at for another.
+
+    Attributes:
+        damages: What was found.
+        left: What of it is not mended.
+        result: Of its own files.
     """
 
     options: VerifyOptions
     backup: StoredBackup
     directory: VmDirectory | None
-    chain: Sequence[str] = ()
+    below: Below | None = None
     damages: list[Damage] = field(default_factory=list)
+    left: list[Damage] = field(default_factory=list)
+    result: str = PLANNED
     read: int = 0
+    whole: Callable[[], StoredChain] | None = None
+    booted: BootResult | None = None
+    _checked: Sequence[Check] = ()
     _failures: list[str] = field(default_factory=list)
     _progress: Progress | None = None
 
@@ -64,10 +91,11 @@ class Verification:
             "node": manifest.vm.node,
             "id": manifest.id,
             "result": result,
-            "level": self.options.level,
+            "level": self.options.level if self.whole is not None or self.options.boot is None else "data",
             "copies": [copy.name for copy in self.backup.copies],
             "damages": [damage.as_dict() for damage in self.damages],
             "checksum_sha256": self.backup.sha256,
+            "boot": self._boot_entry(),
             "bytes_read": self.read,
             "seconds": round(seconds, 1),
             "message": message,
@@ -78,15 +106,31 @@ class Verification:
         began = time.monotonic()
         try:
             with internal_errors():
-                result = self._verify()
+                result = self.result = self._verify()
+                if result in (GOOD, REPAIRED):
+                    result = self.below.result if self.below is not None else self._boot(result)
             message = self._message(result)
         except (VMForgeError, OSError) as error:
             failure = error if isinstance(error, VMForgeError) else storage_error("verifying", error)
             result, message = FAILED, f"It could not be verified: {failure.message}"
+            self.result = FAILED if self.result == PLANNED else self.result
         return self.entry(result, seconds=time.monotonic() - began, message=message)
 
+    def for_children(self) -> Below | None:
+        """What is wrong with it, or below it, for all that build on it."""
+        name = f"its ancestor {self.backup.manifest.id}"
+        if not self.backup.copies:
+            return Below(ELSEWHERE, f"the disks of {name} lie only in S3, and no options of S3 are set")
+        if self.result == FAILED:
+            return Below(FAILED, f"{name} could not be read")
+        if self.result == GONE:
+            return Below(FAILED, f"{name} was deleted meanwhile")
+        if {copy.name for copy in self.backup.copies} <= {damage.copy for damage in self.left}:
+            return Below(BAD, f"{name} is damaged: {_shortened([_short(damage) for damage in self.left])}")
+        return self.below
+
     def _verify(self) -> str:
-        self.damages = [*self.backup.damages]
+        self.damages = self.left = [*self.backup.damages]
         manifest = self.backup.manifest
         facts = {"id": manifest.id, "vm": {"uuid": manifest.vm.uuid, "name": manifest.vm.name}}
         self._progress = Progress(None, facts)
@@ -96,18 +140,38 @@ class Verification:
             self.damages += self._look_at(copy)
         with self._locked():
             if self._is_gone():
-                self.damages = []
+                self.damages = self.left = []
                 return GONE
             self._write(self._checks(self.damages))
-            wrong = {damage.copy for damage in self.damages}
-            if not wrong:
-                return BAD if self.chain else GOOD
+            if not self.damages:
+                return GOOD
             if not self.options.repair or len(self.backup.copies) < 2:
                 return BAD
             self._failures = mend(self.backup, self.damages, parallel=self.options.parallel)
-            left = self._look_again()
-            self._write(self._checks(left, mended=True))
-        return BAD if left or self.chain else REPAIRED
+            self.left = self._look_again()
+            self._write(self._checks(self.left, mended=True))
+        return BAD if self.left else REPAIRED
+
+    def _boot(self, good: str) -> str:
+        """All copies are the same, byte for byte: what is seen of one is true of each."""
+        if self.options.boot is None or self.whole is None:
+            return good
+        if self._progress is not None:
+            self._progress.enter("booting")
+        self.booted = boot_backup(self.whole(), self.options.boot, self.options.s3)
+        problem, now = self.booted.problem, format_time(utc_now())
+        detail = None if problem is None else f"it did not boot: {problem}"
+        with self._locked():
+            if not self._exists():
+                return GONE
+            checks = [Check(copy.name, "boot", problem is None, now, detail) for copy in self.backup.copies]
+            self._write([*self._checked, *checks])
+        return good if problem is None else BAD
+
+    def _boot_entry(self) -> dict[str, Any] | None:
+        if self.booted is None:
+            return None
+        return {name: getattr(self.booted, name) for name in ("proof", "seconds", "screenshot", "problem")}
 
     def _look_at(self, copy: Copy) -> list[Damage]:
         found: list[Damage] = []
@@ -143,27 +207,32 @@ class Verification:
 
     def _is_gone(self) -> bool:
         """Whether it was deleted while it was read."""
-        if not self.damages:
+        if not self.damages or any(damage.file == MANIFEST for damage in self.backup.damages):
             return False
+        return not self._exists()
+
+    def _exists(self) -> bool:
         for copy in self.backup.copies:
             if isinstance(copy, LocalCopy) and copy.directory.is_dir():
-                return False
+                return True
             if isinstance(copy, OffsiteCopy) and copy.place.complete():
-                return False
-        return not any(damage.file == MANIFEST for damage in self.backup.damages)
+                return True
+        return False
 
     def _checks(self, damages: Sequence[Damage], *, mended: bool = False) -> list[Check]:
         now = format_time(utc_now())
+        level = "data" if self.options.level == "boot" else self.options.level
         checks = []
         for copy in self.backup.copies:
-            mine = [_short(damage) for damage in damages if damage.copy == copy.name] + list(self.chain)
+            mine = [_short(damage) for damage in damages if damage.copy == copy.name]
             was = [_short(damage) for damage in self.damages if damage.copy == copy.name]
             detail = _shortened(mine) if mine else f"mended: {_shortened(was)}" if mended and was else None
-            checks.append(Check(copy.name, self.options.level, not mine, now, detail))
+            checks.append(Check(copy.name, level, not mine, now, detail))
         return checks
 
     def _write(self, checks: Sequence[Check]) -> None:
         """Beside each copy, for each may be the only one left; and here, for whoever lists only this node."""
+        self._checked = checks
         records: list[Mapping[str, Any]] = list(self.backup.records.values())
         data = encode_json(merge_checks(records, self.backup.sha256, checks))
         here = self.directory.entry(self.backup.manifest.id) if self.directory is not None else None
@@ -184,8 +253,12 @@ class Verification:
     def _message(self, result: str) -> str | None:
         if result in (GOOD, GONE):
             return None
-        found = [str(damage) for damage in self.damages] + list(self.chain)
-        text = _shortened(found)
+        if self.booted is not None and self.booted.problem is not None:
+            return f"It is as it was made, but did not boot: {self.booted.problem}"
+        below = [self.below.problem] if self.below is not None else []
+        if result in (FAILED, ELSEWHERE):
+            return f"Its own files were verified, but not all that it builds on: {below[0]}."
+        text = _shortened([str(damage) for damage in self.damages] + below)
         if result == REPAIRED:
             return f"Mended from the other copy: {text}"
         return f"Damaged: {text}" + "".join(f" {failure}" for failure in self._failures)

@@ -128,11 +128,11 @@ class ChainMaker:
         return point
 
     def grow(self, target: str, size: int) -> None:
-        """Make a disk larger, or smaller: what is cut off is gone."""
+        """Make a disk larger, or smaller: what is cut off is gone, and a last cluster that was cut reads zero."""
         disk = self.disks[target]
+        whole = min(disk.size, size) // CLUSTER_SIZE
+        disk.words = {index: word for index, word in disk.words.items() if index < whole}
         disk.size = size
-        for index in [index for index in disk.words if index * CLUSTER_SIZE >= size]:
-            del disk.words[index]
 
 
 def make_chain(directory: Path, count: int, *, clusters: int = 6, **more: object) -> ChainMaker:

@@ -63,11 +63,15 @@ def test_what_is_found(directory: VmDirectory) -> None:
 
 def test_a_parent_stays_until_its_children_went(directory: VmDirectory) -> None:
     lay(directory, PARENT)
-    lay(directory, CHILD, parent=PARENT)
+    twin = "20261122T140001Z"
+    for child in (CHILD, twin):
+        lay(directory, child, parent=PARENT)
     error = refused(directory, PARENT)
-    assert (error.code, CHILD in error.message) == ("has_child", True)
-    allowed(directory, CHILD)
-    begin_deletion(directory, CHILD, None)
+    assert (error.code, f"the parent of {CHILD}, {twin}, which" in error.message) == ("has_child", True)
+    for child in (CHILD, twin):
+        refused(directory, PARENT)
+        allowed(directory, child)
+        begin_deletion(directory, child, None)
     allowed(directory, PARENT)
 
 

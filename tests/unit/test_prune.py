@@ -188,10 +188,26 @@ def test_what_stops_a_vm() -> None:
     assert decide(listing("n1", entry()), policy=Policy(timezone="Europe/Brelin")).code == "policy"
 
 
+def test_a_parent_that_is_another_makes_no_good_backup() -> None:
+    full = entry(3)
+    sound = entry(2, parent={"id": full["id"], "manifest_sha256": full["checksum_sha256"]})
+    other = entry(1, parent={"id": full["id"], "manifest_sha256": "2" * 64})
+    missing = entry(0, parent={"id": entry(9)["id"], "manifest_sha256": "2" * 64})
+    backups = fleet(listing("n1", full, sound, other, missing)).vms[A].backups(now=NOW)
+    assert [backup.flaw for backup in backups] == [
+        None,
+        None,
+        f"its parent {full['id']} is not the one that it was made on",
+        # Told by whoever knows the chain.
+        None,
+    ]
+
+
 def test_named_backups_need_nobody_else() -> None:
     full, child = entry(3), entry(2, parent={"id": entry(3)["id"]})
     found = fleet(listing("n1", full, child), missing=["n2"]).vms[A]
-    assert decide_named(found, [full["id"]], now=NOW).code == "has_child"
+    refused = decide_named(found, [full["id"]], now=NOW)
+    assert (refused.code, child["id"] in str(refused.message)) == ("has_child", True)
     both = decide_named(found, [full["id"], child["id"]], now=NOW)
     assert both.plan is not None
     assert [backup.id for backup in both.plan.deleted] == [child["id"], full["id"]]
