@@ -1,0 +1,249 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What pages say and do, and what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.ui.conftest import NAME, PASSWORD, URL, VM, Site, entry
+from vmforge_backup_ui.auth import READER, Account, Accounts
+
+FIRST, SECOND, THIRD = "20261101T010000Z", "20261102T010000Z", "20261103T010000Z"
+ONE = f"/vms/{VM}/backups/{SECOND}"
+PAGES = ("/", f"/vms/{VM}", f"{ONE}/delete", f"{ONE}/hold", f"{ONE}/restore", f"/vms/{VM}/policy", "/jobs")
+ACTIONS = (
+    f"/vms/{VM}/create",
+    f"/vms/{VM}/verify",
+    f"{ONE}/delete",
+    f"{ONE}/hold",
+    f"{ONE}/free",
+    f"{ONE}/verify",
+    f"{ONE}/restore",
+    f"/vms/{VM}/policy",
+    "/refresh",
+    "/other",
+)
+
+
+def test_a_wrong_password_and_a_wrong_name_look_alike(site: Site) -> None:
+    answers = [site.sign_in(password="wrong"), site.sign_in(name="nobody", password="wrong"), site.sign_in(name="a@b")]
+    texts = {
+        answer.text.replace('value="nobody"', "").replace('value="a@b"', "").replace('value="admin"', "")
+        for answer in answers
+    }
+    assert {answer.status_code for answer in answers} == {401}
+    assert len({text[text.index("<p class") : text.index("</p>")] for text in texts}) == 1
+    assert [line["refused"] for line in site.audit()] == ["password", "unknown", "unknown"]
+    assert PASSWORD not in str(site.audit())
+
+
+def test_signing_in_and_out(site: Site) -> None:
+    site.list()
+    token = site.token()
+    assert site.client.get(f"{URL}/").headers["Location"] == f"{URL}/sign-in?next={URL}/"
+    answer = site.sign_in(next=f"{URL}/jobs")
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"{URL}/jobs")
+    assert site.client.get(f"{URL}/").status_code == 200
+    # The form of before belongs to nobody any more.
+    assert site.client.post(f"{URL}/sign-out", data={"csrf_token": token}).status_code == 400
+    cookie = site.client.get_cookie("vmforge-backup")
+    assert cookie is not None
+    assert (cookie.http_only, cookie.same_site) == (True, "Strict")
+    assert site.post("/sign-out").status_code == 303
+    # A copy of the cookie is worth nothing.
+    site.client.set_cookie("vmforge-backup", cookie.value)
+    assert site.client.get(f"{URL}/").status_code == 303
+
+
+@pytest.mark.parametrize("target", ["https://evil.example", "//evil.example", f"{URL}/../x", "/other", f"{URL}/\\x"])
+def test_nobody_is_sent_elsewhere(site: Site, target: str) -> None:
+    assert site.sign_in(next=target).headers["Location"] == f"{URL}/"
+
+
+def test_too_many_failures_close_the_door(site: Site) -> None:
+    for _number in range(10):
+        assert site.sign_in(password="wrong").status_code == 401
+    answer = site.sign_in()
+    assert answer.status_code == 429
+    assert "Try again in 15 min" in answer.text
+    # Somebody else at the same address may still try, up to a limit of its own.
+    for number in range(10):
+        assert site.sign_in(name=f"n{number}").status_code == 401
+    assert site.sign_in(name="n11").status_code == 429
+
+
+def test_without_a_session_nothing_is_shown_or_done(site: Site) -> None:
+    site.list(entry(FIRST), entry(SECOND))
+    token = site.token()
+    for page in PAGES:
+        answer = site.client.get(URL + page)
+        assert (answer.status_code, "20261101" in answer.text) == (303, False), page
+    for page in ACTIONS:
+        assert site.client.post(URL + page, data={"csrf_token": token}).status_code == 401, page
+    assert site.runner.orders == []
+
+
+def test_a_forged_form_does_nothing(inside: Site) -> None:
+    for page in ACTIONS:
+        for form in ({}, {"csrf_token": "x"}, {"csrf_token": "IjAwMDAi.aaaaaa.bbbbbbbbbbb"}):
+            answer = inside.client.post(URL + page, data=form)
+            assert answer.status_code == 400, page
+            assert "Nothing was done" in answer.text
+    assert inside.runner.orders == []
+
+
+def test_an_action_is_no_link(inside: Site) -> None:
+    for page in (f"/vms/{VM}/create", f"{ONE}/free", f"{ONE}/verify", "/refresh", "/sign-out"):
+        assert inside.client.get(URL + page).status_code == 405, page
+
+
+def test_a_reader_sees_all_and_changes_nothing(inside: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Account("admin", READER)
+    monkeypatch.setattr(Accounts, "again", lambda *_unused: reader)
+    for page in ("/", f"/vms/{VM}", f"/vms/{VM}/policy", "/jobs"):
+        text = inside.client.get(URL + page).text
+        assert "(reader)" in text
+        assert not any(word in text for word in ("Back up now", "/delete", "/restore", "Look at all")), page
+    token = inside.token("/")
+    for page in ACTIONS:
+        assert inside.client.post(URL + page, data={"csrf_token": token}).status_code == 403, page
+    assert inside.runner.orders == []
+    assert inside.audit()[-1]["event"] == "refused"
+
+
+def test_names_and_reasons_are_text(inside: Site) -> None:
+    hold = {"reason": NAME, "by": '"><img src=x>', "until": None}
+    inside.list(entry(FIRST, name=NAME, hold=hold, error="<b>"), entry(SECOND, name=NAME, parent=FIRST))
+    job = {"job": "20261122T151200Z-0123abcd", "action": "hold", "vm": VM, "name": NAME, "by": NAME, "message": NAME}
+    times = {"state": "failed", "began": "2026-11-22T15:12:00Z", "ended": None}
+    inside.runner.jobs = [{**job, **times, "values": {"reason": NAME}}]
+    for page in (*PAGES, "/jobs/20261122T151200Z-0123abcd"):
+        text = inside.client.get(URL + page).text
+        assert "<script>alert" not in text, page
+        assert "<img src=x" not in text, page
+        assert "&lt;script&gt;" in text, page
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "/vms/..%2f..%2fetc",
+        "/vms/../../etc/passwd",
+        f"/vms/{VM.upper()}",
+        f"/vms/{VM}%00",
+        f"/vms/{VM}/backups/..%2f..%2fx/delete",
+        f"/vms/{VM}/backups/latest/delete",
+        f"/vms/{VM}/backups/20261102T010000Z%0a/delete",
+        f"/vms/{VM}/backups/20250101T000000Z/delete",
+        f"/vms/{VM[:-1]}0/policy",
+        "/jobs/..%2f..%2fetc",
+        "/jobs/20261122T151200Z-0123abce",
+        "/static/..%2fapp.py",
+        "/static/../app.py",
+    ],
+)
+def test_paths_and_ids_lead_nowhere_else(inside: Site, page: str) -> None:
+    answer = inside.client.get(URL + page)
+    assert answer.status_code == 404
+    assert "import" not in answer.text
+
+
+def test_a_machine_has_a_table_with_chains_and_fates(inside: Site) -> None:
+    text = inside.client.get(f"{URL}/vms/{VM}").text
+    assert text.count("builds on <a") == 2
+    assert 'class="chain d2"' in text
+    assert "ancestor of" in text or "daily 2026-11-01" in text
+    assert "<strong>3</strong> stay" in text
+    text = inside.client.get(f"{URL}/?q=WEB").text
+    assert "1 machine" in text
+    assert "No machine matches" in inside.client.get(f"{URL}/?q=other").text
+    assert "<html" not in inside.client.get(f"{URL}/?q=web", headers={"HX-Request": "true"}).text
+
+
+def test_what_each_button_asks_for(inside: Site) -> None:
+    job = f"{URL}/jobs/20261122T151200Z-0123abcd"
+    assert inside.post(f"/vms/{VM}/create").headers["Location"] == job
+    inside.post(f"{ONE}/delete", children="yes")
+    inside.post(f"{ONE}/hold", reason="audit", until="2027-01-31")
+    inside.post(f"{ONE}/free")
+    inside.post(f"{ONE}/verify")
+    inside.post(f"/vms/{VM}/verify")
+    inside.post(f"{ONE}/restore", mode="new", to="web1-copy", disconnect="yes")
+    inside.post(f"{ONE}/restore", mode="place", confirm="web1", force="yes", start="yes")
+    inside.post(f"/vms/{VM}/policy", keep_daily="3", offsite="s3")
+    inside.post("/refresh")
+    inside.post("/other", name="web2")
+    policy = {"keep_daily": 3, "offsite": "s3", "delete_local_after_upload": False}
+    assert [(order["action"], order["vm"], order["values"]) for order in inside.runner.orders] == [
+        ("backup", VM, {}),
+        ("delete", VM, {"ids": [THIRD, SECOND]}),
+        ("hold", VM, {"id": SECOND, "reason": "audit", "until": "2027-01-31T23:59:59Z"}),
+        ("free", VM, {"id": SECOND}),
+        ("verify", VM, {"id": SECOND}),
+        ("verify", VM, {}),
+        ("restore", VM, {"id": SECOND, "start": False, "to": "web1-copy", "disconnect": True}),
+        ("restore", VM, {"id": SECOND, "start": True, "force": True}),
+        ("policy", VM, policy),
+        ("list", "", {}),
+        ("backup", "web2", {}),
+    ]
+    assert {order["by"] for order in inside.runner.orders} == {"admin"}
+    assert [line["event"] for line in inside.audit()][1:4] == ["backup", "delete", "hold"]
+
+
+def test_what_is_refused_before_it_is_asked_for(inside: Site) -> None:
+    assert "build on" in inside.post(f"{ONE}/delete").text
+    assert "write the name" in inside.post(f"{ONE}/restore", mode="place", confirm="web2").text
+    assert "Give the new machine a name" in inside.post(f"{ONE}/restore", mode="new").text
+    assert "whole number" in inside.post(f"/vms/{VM}/policy", keep_daily="-1").text
+    assert inside.runner.orders == []
+
+
+def test_the_question_names_what_goes(inside: Site) -> None:
+    text = inside.client.get(f"{URL}{ONE}/delete").text
+    for part in (SECOND, THIRD, "1 backup builds on it", "1 complete backup stays", "Delete 2"):
+        assert part in text
+    inside.list(entry(SECOND, hold={"reason": "audit", "by": "me", "until": None}))
+    text = inside.client.get(f"{URL}{ONE}/delete").text
+    assert "No backup of web1 is left" in text
+    assert "Held, and so not to be deleted" in text
+    assert 'class="danger"' not in text
+
+
+def test_somebody_else_is_at_work(inside: Site) -> None:
+    inside.runner.answer = {"error": "busy", "message": "me started a backup of web1 at 12:00"}
+    answer = inside.post(f"/vms/{VM}/create")
+    assert (answer.status_code, "me started a backup" in answer.text) == (409, True)
+    assert inside.audit()[-1]["refused"]
+
+
+def test_a_runner_that_is_away_stops_no_looking(inside: Site) -> None:
+    inside.runner.path.unlink()
+    assert "does not answer" in inside.client.get(f"{URL}/").text
+    answer = inside.post(f"/vms/{VM}/create")
+    assert (answer.status_code, "vmforge-backup-ui-runner" in answer.text) == (503, True)
+
+
+def test_headers_forbid_what_is_not_ours(inside: Site) -> None:
+    for page in ("/", f"/vms/{VM}", "/static/style.css", "/nothing"):
+        with inside.client.get(URL + page) as answer:
+            headers = answer.headers
+        assert headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'; ")
+        assert headers["X-Content-Type-Options"] == "nosniff"
+    text = "".join(inside.client.get(URL + page).text for page in PAGES)
+    for word in (" style=", " onclick", "javascript:", "<script>", "http://", "https://"):
+        assert word not in text, word
+
+
+def test_progress_and_log_of_a_job(inside: Site) -> None:
+    job = {"job": "20261122T151200Z-0123abcd", "action": "backup", "vm": VM, "name": "web1", "by": "me", "values": {}}
+    times = {"state": "running", "began": "2026-11-22T15:12:00Z", "ended": None}
+    inside.runner.jobs = [{**job, **times, "task": "Back up", "percent": 42, "text": "1.9 GiB"}]
+    text = inside.client.get(f"{URL}/jobs/{job['job']}", headers={"HX-Request": "true"}).text
+    assert 'hx-trigger="every 1s"' in text
+    assert 'value="42"' in text
+    assert 'value="42"' in inside.client.get(f"{URL}/").text
+    inside.runner.jobs[0].update(state="done", ended="2026-11-22T15:13:00Z")
+    assert "hx-trigger" not in inside.client.get(f"{URL}/jobs/{job['job']}", headers={"HX-Request": "true"}).text
