@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.vmforge.backup.plugins.module_utils._chain_marks import mark_chains
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import need
 from ansible_collections.vmforge.backup.plugins.module_utils._entry import (
     failed_entry,
@@ -108,7 +109,7 @@ def list_entries(path: Path, bucket: OffsiteListing | None, wanted: tuple[str, .
             key = (entry["vm"]["uuid"], entry["id"], _kind(entry))
             found[key] = _merge(found[key], entry) if key in found else entry
         _mark_vanished(found, bucket)
-    _mark_chains(found)
+    mark_chains(found, complete=bucket is not None)
     return list(found.values())
 
 
@@ -192,14 +193,3 @@ def _mark_vanished(found: dict[tuple[str, str, str], dict[str, Any]], bucket: Of
         if bucket.is_place_of(entry["vm"]["uuid"], entry["id"], _read(Path(entry["path"]) / OFFSITE)):
             entry.update(copies=[copy for copy in entry["copies"] if copy != "s3"], s3_key=None)
             entry["error"] = "Its copy in S3 has vanished: the bucket was listed whole and has it no more."
-
-
-def _mark_chains(found: dict[tuple[str, str, str], dict[str, Any]]) -> None:
-    """``chain_local``: QEMU can open the backup as it lies, for all its ancestors have a local copy."""
-    for (uuid, _id, kind), entry in found.items():
-        here: dict[str, Any] | None = entry
-        seen = 0
-        while here is not None and "local" in here["copies"] and here["parent"] is not None and seen <= len(found):
-            here = found.get((uuid, here["parent"]["id"], kind))
-            seen += 1
-        entry["chain_local"] = here is not None and "local" in here["copies"] and here["parent"] is None

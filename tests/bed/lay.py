@@ -24,6 +24,11 @@ VM = VmRef(UUID, "web1", NODE)
 DATA = b"an image"
 
 
+def sha256_of(backup_id: str) -> str:
+    """Of the manifest of a full backup."""
+    return manifest_sha256(manifest_of(backup_id).encode())
+
+
 def manifest_of(backup_id: str, *, node: str = NODE, parent: str | None = None, **more: Any) -> Manifest:
     """The manifest of a backup with one disk, made at the second of its id."""
     instant = format_time(parse_id(backup_id))
@@ -36,7 +41,7 @@ def manifest_of(backup_id: str, *, node: str = NODE, parent: str | None = None, 
         "finished_at": instant,
         "type": kind,
         "full_reason": "every backup is a full one" if parent is None else None,
-        "parent": None if parent is None else {"id": parent, "manifest_sha256": manifest_sha256(b"")},
+        "parent": None if parent is None else {"id": parent, "manifest_sha256": sha256_of(parent)},
         "consistency": "quiesced",
         "compression": "zstd",
         "disks": (DiskRecord("vda", kind, "vda.qcow2", "qcow2", "/i/vda", 1 << 20, 65536, backing),),
