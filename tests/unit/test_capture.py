@@ -68,3 +68,15 @@ def test_a_full_disk_of_a_tebibyte_takes_no_memory() -> None:
 def test_an_odd_size_is_refused() -> None:
     with pytest.raises(SourceError, match="Disk vda has 1000 bytes"):
         opened(1000)
+
+
+def test_only_changes() -> None:
+    """What changed is read where there is something, and called zero where there is nothing."""
+    cluster = 65536
+    whole = opened(8 * cluster, (0, 3 * cluster), (6 * cluster, cluster))
+    dirty = [Extent(2 * cluster, 2 * cluster), Extent(6 * cluster, 2 * cluster)]
+    disk = whole.only(dirty, backing="../20261122T151200Z/vda.qcow2")
+    assert list(disk.extents) == [Extent(2 * cluster, cluster), Extent(6 * cluster, cluster)]
+    assert list(disk.zeros) == [Extent(3 * cluster, cluster), Extent(7 * cluster, cluster)]
+    assert (disk.read_bytes, disk.backing) == (2 * cluster, "../20261122T151200Z/vda.qcow2")
+    assert (whole.backing, list(whole.zeros)) == (None, [])

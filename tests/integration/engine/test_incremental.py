@@ -1,0 +1,362 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Incremental backups of a guest that writes, zeroes and discards: each holds exactly what its own job exported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.vmforge.backup.plugins.module_utils._capture import Capture
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
+from ansible_collections.vmforge.backup.plugins.module_utils._open_disk import OpenDisk
+from tests.bed import records
+from tests.bed.guest import MIB, Disk, Guest, scratch_directory
+from tests.bed.guest import run as run_program
+from tests.bed.s3 import S3Server
+
+from .driver import Engine, Entry, assert_unhurt, compare, downloaded, noise, run, virtual_size, wait_for
+
+Take = Callable[..., Entry]
+RAW = "an image of format raw keeps no bitmap"
+PORTS = "".join(f"<controller type='pci' model='pcie-root-port' index='{number}'/>" for number in range(1, 8))
+
+
+@pytest.fixture(scope="module")
+def guest(libvirt_daemon: None) -> Iterator[Guest]:
+    """Records of one cluster, so that what it zeroes or discards are whole clusters."""
+    with scratch_directory("incremental") as place:
+        raw = place / "noise.raw"
+        run_program(["truncate", "-s", str(48 * MIB), str(raw)])
+        noise(raw, (16 * MIB, 24 * MIB))
+        run_program(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(place / "vda.qcow2")])
+        disks = [
+            Disk(place / "vda.qcow2"),
+            Disk(place / "vdb.raw", format="raw", target="vdb", size=12 * MIB),
+            Disk(place / "vdc.qcow2", target="vdc", size=16 * MIB),
+        ]
+        made = Guest(f"i{uuid.uuid4().hex[:6]}", place, disks, kib=64, slots=64, mix=True, pause=40_000, extra=PORTS)
+        with made:
+            made.wait_more(4)
+            yield made
+
+
+@pytest.fixture(scope="module")
+def engine(guest: Guest) -> Engine:
+    """One for all tests of the guest, as on a node."""
+    return Engine(guest.directory)
+
+
+@pytest.fixture
+def take(engine: Engine, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> Take:
+    """Makes a backup, and proves that its chain holds byte by byte what the job exported."""
+    stream = Capture._stream
+    truth = guest.directory / "truth"
+    truth.mkdir(exist_ok=True)
+
+    def copy_first(capture: Capture, opened: Sequence[OpenDisk]) -> None:
+        for item in opened:
+            export = item.export
+            uri = f"nbd+unix:///{export.name}?socket={export.socket}"
+            argv = ["qemu-img", "convert", "-f", "raw", "-O", "raw", uri, str(truth / item.disk.target)]
+            run_program(argv)
+        stream(capture, opened)
+
+    monkeypatch.setattr(Capture, "_stream", copy_first)
+
+    def back_up(wanted: str | None = None, reason: str = "", **more: Any) -> Entry:
+        if guest.state() == "running":
+            guest.wait_more(3)
+        entry = engine.backup(guest, **{"type": "auto", "quiesce": "never", "full_every": "300d", **more})
+        assert entry["type"] == (wanted or entry["type"]), entry
+        assert reason in (entry["full_reason"] or ""), entry
+        if "local" in entry["copies"]:
+            prove(Path(entry["path"]), truth, guest)
+        for name in truth.iterdir():
+            name.unlink()
+        return entry
+
+    return back_up
+
+
+def prove(path: Path, truth: Path, guest: Guest) -> None:
+    """The images, each with what its header names below it, are what the guest had."""
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    for disk in manifest["disks"]:
+        compare(path / disk["file"], truth / disk["target"], "raw")
+        said = json.loads(run(["qemu-img", "info", "-U", "--output=json", str(path / disk["file"])]))
+        assert said.get("backing-filename") == disk["backing"]
+        assert said.get("backing-filename-format") == ("qcow2" if disk["backing"] else None)
+        assert (disk["type"] == "incremental") == (disk["backing"] is not None)
+    images = [path / f"{target}.qcow2" for target in guest.records_on or ()]
+    records.verify(images, records.Geometry.of(guest))
+
+
+def types(entry: Entry) -> dict[str, str]:
+    return {disk["target"]: disk["type"] for disk in entry["disks"]}
+
+
+def bitmaps(guest: Guest, target: str = "vda") -> list[str]:
+    """Names of the bitmaps in an image, all of them once the guest is off."""
+    image = guest.directory / f"{target}.qcow2"
+    said = json.loads(run(["qemu-img", "info", "-U", "--output=json", str(image)]))
+    return [bitmap["name"] for bitmap in said["format-specific"]["data"].get("bitmaps", ())]
+
+
+def manifest_of(entry: Entry) -> Any:
+    return json.loads((Path(entry["path"]) / "manifest.json").read_bytes())
+
+
+def again(guest: Guest) -> None:
+    """Start it."""
+    guest.start()
+    guest.wait_more(4)
+
+
+def test_a_chain(engine: Engine, guest: Guest, take: Take) -> None:
+    first = take("full", "no backup here has a checkpoint")
+    entries = [first]
+    for _turn in range(3):
+        guest.wait_more(8)
+        entry = take("incremental", f"vdb: {RAW}")
+        assert types(entry) == {"vda": "incremental", "vdb": "full", "vdc": "incremental"}
+        assert entry["parent"] == entries[-1]["id"]
+        assert entry["disks"][1]["full_reason"] == RAW
+        assert entry["disks"][0]["full_reason"] is None
+        parent = manifest_of(entry)["parent"]
+        assert parent == {"id": entries[-1]["id"], "manifest_sha256": entries[-1]["checksum_sha256"]}
+        # What did not change is neither read nor stored.
+        assert entry["size_bytes"] < first["size_bytes"] // 3
+        entries.append(entry)
+    name = manifest_of(entry)["checkpoint"]
+    assert name == f"vmforge-{entry['id']}-{guest.uuid[:8]}"
+    assert name in (Path(entry["path"]) / "checkpoint.xml").read_text()
+    assert [disk["bitmap_granularity"] for disk in manifest_of(entry)["disks"]] == [65536, None, 65536]
+    # The machine's own life goes on as if we were not there.
+    assert guest.virsh("checkpoint-list", guest.name).strip() == ""
+    zeros = json.loads(run(["qemu-img", "map", "-U", "--output=json", str(Path(entry["path"]) / "vda.qcow2")]))
+    assert any(part["zero"] and part["depth"] == 0 for part in zeros), "discarded clusters are told"
+    assert_unhurt(engine, guest)
+    # All points, also the older ones.
+    for old in entries:
+        images = [Path(old["path"]) / f"{target}.qcow2" for target in guest.records_on or ()]
+        records.verify(images, records.Geometry.of(guest))
+
+
+def test_a_guest_that_is_off(engine: Engine, guest: Guest, take: Take) -> None:
+    running = take()
+    guest.stop()
+    (kept,) = bitmaps(guest)
+    assert kept == manifest_of(running)["checkpoint"]
+    for _turn in range(2):
+        off = take("incremental")
+        assert (off["parent"], off["consistency"]) == (running["id"], "offline")
+        assert manifest_of(off)["checkpoint"] is None
+    assert bitmaps(guest) == [kept]
+    again(guest)
+    # A tree: the checkpoint is still that of the last running backup.
+    assert take("incremental")["parent"] == running["id"]
+
+
+def test_a_plan_touches_nothing(engine: Engine, guest: Guest, take: Take) -> None:
+    made = take()
+    outcome = engine.ask(guest, check_mode=True, type="auto", full_every="300d")
+    (entry,) = outcome.values["backups"]
+    assert (entry["type"], entry["parent"], entry["plan"]["parent"]) == ("incremental", made["id"], made["id"])
+    assert [disk["type"] for disk in entry["plan"]["disks"]] == ["incremental", "full", "incremental"]
+    assert entry["plan"]["estimated_read_bytes"] < 8 * MIB
+    assert "incremental backup" in outcome.diff["after"]
+    (entry,) = engine.ask(guest, check_mode=True, type="auto", full_every="300d", node="other").values["backups"]
+    assert "was made on node node1" in entry["full_reason"]
+
+
+def test_rules(engine: Engine, guest: Guest, take: Take) -> None:
+    assert take(type="full")["full_reason"] == "type is full"
+    take("incremental", max_incrementals=1)
+    take("full", "1 incremental backups follow the last full one", max_incrementals=1)
+    take("full", "(full_every)", full_every="0s")
+    failed = engine.fail(guest, "no_incremental", type="incremental", max_incrementals=0)
+    assert "With type: auto a full one is made" in failed["error"]["message"]
+    take("incremental", type="incremental")
+
+
+def test_runs_that_fail_and_die(engine: Engine, guest: Guest, take: Take) -> None:
+    """They cost nothing: the next one spans everything since the last good one."""
+    good = take()
+    running = engine.start(guest, type="auto", quiesce="never", full_every="300d", rate_limit=MIB // 4)
+    running.middle(least=1)
+    running.kill_all()
+    running.wait()
+    assert take("incremental")["parent"] == good["id"]
+    good = take("incremental")
+    running = engine.start(guest, type="auto", quiesce="never", full_every="300d", rate_limit=MIB // 4)
+    running.middle(least=1)
+    guest.virsh("domjobabort", guest.name)
+    assert running.wait()["error"]["code"] == "job_lost"
+    last = take("incremental")
+    assert last["parent"] == good["id"]
+    guest.stop()
+    # Of those that came to nothing no bitmap is left.
+    assert bitmaps(guest) == bitmaps(guest, "vdc") == [manifest_of(last)["checkpoint"]]
+    again(guest)
+
+
+def test_bitmaps_that_are_lost(engine: Engine, guest: Guest, take: Take) -> None:
+    take()
+    os.kill(guest.pid(), signal.SIGKILL)
+    wait_for("libvirt to notice", lambda: guest.state() == "shut off")
+    # libvirt may still be about to clean up.
+    time.sleep(0.2)
+    take("full", "bitmap of backup")
+    again(guest)
+    entry = take("full", "missing or broken bitmap")
+    assert take("incremental")["parent"] == entry["id"]
+    guest.stop()
+    (name,) = bitmaps(guest, "vdc")
+    run_program(["qemu-img", "bitmap", "--remove", str(guest.directory / "vdc.qcow2"), name])
+    again(guest)
+    # As much as possible: per disk.
+    entry = take("incremental", "missing or broken bitmap")
+    assert types(entry) == {"vda": "incremental", "vdb": "full", "vdc": "full"}
+    assert types(take("incremental")) == {"vda": "incremental", "vdb": "full", "vdc": "incremental"}
+    guest.stop()
+    for image in ("vda.qcow2", "vdc.qcow2"):
+        (name,) = bitmaps(guest, image[:3])
+        run_program(["qemu-img", "bitmap", "--remove", str(guest.directory / image), name])
+        run_program(["qemu-img", "bitmap", "--add", "-g", "4096", str(guest.directory / image), name])
+    take("full", "of another granularity")
+    again(guest)
+    take("full", "of another granularity")
+
+
+def test_bitmaps_that_lie(engine: Engine, guest: Guest, take: Take) -> None:
+    """Nobody else would say a word of any of these."""
+    image = guest.directory / "vda.qcow2"
+    take()
+    guest.stop()
+    # The end reads zero now, the size is what it was, and the bitmap is clean there.
+    run_program(["qemu-img", "resize", "-q", "--shrink", str(image), str(32 * MIB)])
+    run_program(["qemu-img", "resize", "-q", str(image), str(48 * MIB)])
+    for _turn in range(2):
+        entry = take("full", "it was shrunk and grown again")
+        assert any("ALARM" in text for text in entry["warnings"]), entry
+    again(guest)
+    take("full", "it was shrunk and grown again")
+    take("incremental")
+    guest.stop()
+    # What a copy of another machine's disk looks like: the same name, another content.
+    (name,) = bitmaps(guest)
+    run_program(["qemu-io", "-c", "write -P 7 12M 20M", str(image)])
+    run_program(["qemu-img", "bitmap", "--clear", str(image), name])
+    entry = take("full", "differs from the parent")
+    assert any("ALARM" in text for text in entry["warnings"]), entry
+    failed = engine.fail(guest, "no_incremental", type="incremental", full_every="300d")
+    assert "differs from the parent" in failed["error"]["message"]
+    again(guest)
+    take("full", "differs from the parent")
+    take("incremental")
+
+
+def test_disks_that_change(engine: Engine, guest: Guest, take: Take) -> None:
+    take()
+    guest.virsh("blockresize", guest.name, "vdc", f"{20 * MIB}B")
+    extra = Disk(guest.directory / "vdx.qcow2", target="vdx", size=4 * MIB)
+    extra.create()
+    plug = ["--live", "--subdriver", "qcow2", "--targetbus", "virtio"]
+    guest.virsh("attach-disk", guest.name, str(extra.path), "vdx", *plug)
+    entry = take("incremental", f"vdc: it had {16 * MIB} bytes")
+    assert types(entry) == {"vda": "incremental", "vdb": "full", "vdc": "full", "vdx": "full"}
+    assert "vdx: backup" in entry["full_reason"]
+    assert set(types(take("incremental")).values()) == {"incremental", "full"}
+    guest.virsh("detach-disk", guest.name, "vdx", "--live")
+    wait_for("the disk to go", lambda: "vdx" not in guest.virsh("domblklist", guest.name))
+    assert types(take("incremental")) == {"vda": "incremental", "vdb": "full", "vdc": "incremental"}
+    assert virtual_size(Path(take()["path"]) / "vdc.qcow2", "qcow2") == 20 * MIB
+
+
+def test_what_operators_do(engine: Engine, guest: Guest, take: Take) -> None:
+    take()
+    snapshot = ["--disk-only", "--diskspec", f"vda,file={guest.directory}/snap.qcow2", "--diskspec", "vdb,snapshot=no"]
+    snapshot += ["--diskspec", "vdc,snapshot=no", "--no-metadata"]
+    guest.virsh("snapshot-create-as", guest.name, "s1", *snapshot)
+    guest.wait_more(5)
+    guest.virsh("blockcommit", guest.name, "vda", "--active", "--pivot", "--wait")
+    (guest.directory / "snap.qcow2").unlink()
+    # libvirt has merged the bitmaps.
+    assert types(take("incremental"))["vda"] == "incremental"
+    guest.virsh("snapshot-create-as", guest.name, "s1", *snapshot)
+    entry = take("incremental", "vda: its image is another")
+    assert types(entry)["vda"] == "full"
+    guest.virsh("blockcommit", guest.name, "vda", "--active", "--pivot", "--wait")
+    (guest.directory / "snap.qcow2").unlink()
+    take("incremental", "vda: its image is another")
+    # Others' checkpoints are theirs.
+    guest.virsh("checkpoint-create-as", guest.name, "theirs", "--diskspec", "vdb,checkpoint=no")
+    take("incremental")
+    take("incremental")
+    assert guest.virsh("checkpoint-list", guest.name, "--name").split() == ["theirs"]
+    guest.virsh("checkpoint-delete", guest.name, "theirs")
+    # A domain with checkpoints cannot be undefined.
+    xml = guest.directory / "defined.xml"
+    xml.write_text(guest.virsh("dumpxml", guest.name, "--inactive"))
+    guest.virsh("undefine", guest.name)
+    guest.virsh("define", str(xml))
+    take("incremental")
+
+
+def test_a_parent_that_cannot_be_used(engine: Engine, guest: Guest, take: Take) -> None:
+    parent = take()
+    path = Path(parent["path"])
+    image = path / "vda.qcow2"
+    hidden = path.with_name("hidden")
+    image.rename(hidden)
+    entry = take("incremental", f"vda: backup {parent['id']} cannot be read now")
+    assert types(entry) == {"vda": "full", "vdb": "full", "vdc": "incremental"}
+    hidden.rename(image)
+    parent = take()
+    path = Path(parent["path"])
+    result = {"copy": "local", "level": "data", "ok": False, "at": "2026-11-22T00:00:00Z", "detail": "a bit"}
+    record = {"manifest_sha256": parent["checksum_sha256"], "results": [result]}
+    (path / "verified.json").write_text(json.dumps(record))
+    take("full", "no copy")
+    parent = take("incremental")
+    Path(parent["path"]).rename(path.with_name("away"))
+    # The one before has a checkpoint, and its bitmap is gone.
+    take("full", "missing or broken bitmap")
+
+
+def test_parents_in_s3_only(engine: Engine, guest: Guest, take: Take, server: S3Server) -> None:
+    s3 = {"offsite": "s3", "delete_local_after_upload": True, **server.params(s3_prefix=f"i/{uuid.uuid4().hex[:8]}")}
+    first = take(type="full", **s3)
+    entry = take("incremental", **s3)
+    assert (entry["copies"], entry["parent"]) == (["s3"], first["id"])
+    offsite = Engine(guest.directory, s3)
+    base = guest.directory / "chain"
+    base.mkdir()
+    for member in (first, entry):
+        with downloaded(offsite, server, member["s3_key"]) as path:
+            (base / member["id"]).mkdir()
+            for file in path.iterdir():
+                file.rename(base / member["id"] / file.name)
+                file.touch()
+    images = [base / entry["id"] / f"{target}.qcow2" for target in guest.records_on or ()]
+    assert records.verify(images, records.Geometry.of(guest)) > 0
+    # Mixed: what is here builds on what is there.
+    entry = take("incremental", **{**s3, "delete_local_after_upload": False})
+    assert entry["copies"] == ["local", "s3"]
+    # Without S3 nobody can look at the parent.
+    take("full", "no copy of")
+
+
+def test_the_id_of_a_chain(guest: Guest) -> None:
+    with pytest.raises(InputError, match="max_incrementals is 101"):
+        Engine(guest.directory).run(guest, max_incrementals=101)
