@@ -4,7 +4,7 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/sh
 PYTHON := /usr/bin/python3
 
-.PHONY: help deps link lint unit integration test exhaustive soak bench demo demo-clean build clean
+.PHONY: help deps link lint unit integration test exhaustive soak bench demo demo-clean build docs clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ demo-clean: ## Remove everything that the demo made
 
 build: deps ## The collection's archive, in build/
 	@$(PYTHON) tools/check.py build
+
+docs: deps ## The documentation site, in build/docs
+	@$(PYTHON) tools/docs.py
 
 clean: ## Remove virtual environments, caches and archives of this checkout
 	rm -rf .venv .venv-* .cache .collections .ansible build tests/output .mypy_cache .ruff_cache .pytest_cache .hypothesis
