@@ -155,7 +155,7 @@ backups:
       elements: str
       sample: [local, s3]
     chain_local:
-      description: Whether all files that a restore needs lie on the node.
+      description: Whether all files that a restore needs lie on the node, so that C(qemu-img) opens its images there.
       type: bool
     disks:
       description: The disks that it holds.
@@ -208,7 +208,7 @@ backups:
           description: What its keys begin with.
           type: str
     error:
-      description: Why it failed, or what is wrong with it. V(null) if nothing is.
+      description: Why it failed, or what is wrong with it or with what it builds on. V(null) if nothing is known.
       type: str
 """
 

@@ -11,6 +11,7 @@ short_description: Restore a libvirt domain from a backup, in place or as a new 
 version_added: 1.0.0
 description:
   - Takes a backup from the node, from S3, or each part from wherever it is good, and makes a machine of it.
+  - All that an incremental backup builds on is found and proved, too, wherever it lies.
   - Every part is compared with the C(manifest.json) before it is used. What is damaged in all copies is never restored.
   - All is made beside its place first. Only when it is whole, what is there is put aside and the machine is defined.
     If any step fails, the old state is put back. If the module is killed, the next call puts it back.
@@ -192,6 +193,12 @@ id:
   returned: success
   type: str
   sample: 20261122T151200Z
+chain:
+  description: The id of the backup, and those of all that it builds on, down to a full one.
+  returned: success
+  type: list
+  elements: str
+  sample: [20261122T151200Z, 20261121T151200Z]
 instant:
   description: The moment of its contents.
   returned: success
@@ -233,7 +240,9 @@ sources:
   returned: success
   type: dict
 damages:
-  description: What was damaged in one copy and taken from another, see M(vmforge.backup.vmforge_backup_verify).
+  description:
+    - What was damaged in one copy and taken from another, see M(vmforge.backup.vmforge_backup_verify). In C(id), of which
+      backup.
   returned: success
   type: list
   elements: dict

@@ -40,9 +40,9 @@ options:
     type: str
   level:
     description:
-      - V(manifest) looks whether all files are there in the right sizes, and whether its ancestors are.
-        Nothing is read.
+      - V(manifest) looks whether all files are there in the right sizes. Nothing is read.
       - V(data) reads all of it and compares every part with its SHA-256.
+      - All that an incremental backup builds on is verified in the same way, and is told in RV(backups), too.
       - V(boot) does so as well, and then boots it. It has booted once its guest agent answers, or once O(boot_pattern)
         appears on its serial console. That it does not boot does not make its data bad for
         M(vmforge.backup.vmforge_backup_prune).
