@@ -13,6 +13,7 @@ from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ansible_collections.vmforge.backup.plugins.plugin_utils._patience import patiently
 from ansible_collections.vmforge.backup.plugins.plugin_utils._progress_line import (
     Interval,
     parse_interval,
@@ -24,8 +25,6 @@ _VARIABLE = "vmforge_backup_progress_interval"
 # What the module on the node looks for.
 _WAIT = "VMFORGE_BACKUP_WAIT"
 _FOLLOW = "vmforge.backup.vmforge_backup_job"
-# A connection that was lost may come back; the work does not mind.
-_RETRY_SECONDS = (1, 2, 4, 8, 16, 32)
 
 
 class DetachedAction(ActionBase):
@@ -83,20 +82,17 @@ class DetachedAction(ActionBase):
         return reply
 
     def _ask(self, job: str, variables: dict[str, Any], seconds: float) -> dict[str, Any]:
-        arguments = {"job": job, "wait": int(seconds)}
-        for pause in (*_RETRY_SECONDS, None):
-            try:
-                reply: dict[str, Any] = self._execute_module(
-                    module_name=_FOLLOW, module_args=dict(arguments), task_vars=variables
-                )
-                return reply
-            except AnsibleConnectionFailure:
-                if pause is None:
-                    raise
-                time.sleep(pause)
-                self._connection._shell.tmpdir = None
-                self._connection.reset()
-        raise AssertionError("not reached")
+        def ask() -> dict[str, Any]:
+            reply: dict[str, Any] = self._execute_module(
+                module_name=_FOLLOW, module_args={"job": job, "wait": int(seconds)}, task_vars=variables
+            )
+            return reply
+
+        return patiently(ask, AnsibleConnectionFailure, self._reconnect)
+
+    def _reconnect(self) -> None:
+        self._connection._shell.tmpdir = None
+        self._connection.reset()
 
     @staticmethod
     def _show(job: dict[str, Any]) -> None:

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.vmforge.backup.plugins.module_utils import _job
+from ansible_collections.vmforge.backup.plugins.module_utils import _follow_job, _job
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import NotFoundError, VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._job import Job, Jobs, job_key
+from ansible_collections.vmforge.backup.plugins.module_utils._module import Request
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
 
 FACTS = {"module": "m", "vm": ["web1"]}
@@ -146,3 +147,27 @@ def test_old_ones_are_forgotten_and_running_ones_are_not(jobs: Jobs, tmp_path: P
         jobs.get(old.name)
     go.touch()
     assert long.wait(10)
+
+
+def test_what_goes_on_is_told_in_rows_and_followed_to_its_end(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_follow_job, "Jobs", lambda: jobs)
+
+    def follow(**params: Any) -> Any:
+        return _follow_job.follow_job(Request({"job": None, "wait": 0, **params}))
+
+    assert follow().values == {"jobs": [], "vms": []}
+    facts = {"module": "vmforge.backup.vmforge_backup", "vm": ["web1", "web2"]}
+    job, _joined = jobs.begin_or_join("k", facts, waiting_for(tmp_path / "go", {"values": {"x": 1}, "failure": "no"}))
+    begun(job)
+    [row] = follow().values["vms"]
+    assert (row["vm"], row["work"], row["phase"], row["percent"]) == ("web1", "backup", "reading", 0)
+    for path in (job.path / "progress").iterdir():
+        path.unlink()
+    [row] = follow().values["vms"]
+    assert (row["vm"], row["work"], row["phase"]) == ("web1, web2", "backup", "waiting")
+    assert follow(job=job.name).values["job"]["job"] == job.name
+    (tmp_path / "go").touch()
+    outcome = follow(job=job.name, wait=10)
+    assert (outcome.changed, outcome.failure, outcome.values) == (False, "no", {"x": 1})

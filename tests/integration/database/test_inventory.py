@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.bed.ansible import found_cores
+from tests.bed.ansible import ROOT, found_cores
 from tests.bed.mariadb import MariaDB
 from tests.bed.panel import MAIL, PANEL, WEB
 
@@ -21,6 +23,15 @@ STATUS = (
     "INSERT INTO nodes VALUES (3, 'node3', 'https://10.0.0.3:8443', 's3cret', NOW(), 'offline')",
     f"UPDATE vm_instances SET name = '{{{{ 7 * 6 }}}}' WHERE uuid = '{MAIL}'",
 )
+
+
+def example(number: int) -> dict[str, Any]:
+    """One of those in the documentation, but for its login and its cache."""
+    for node in ast.parse((ROOT / "plugins" / "inventory" / "vmforge.py").read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "EXAMPLES":
+            found = list(yaml.safe_load_all(ast.literal_eval(node.value)))[number]
+            return {name: value for name, value in found.items() if not name.startswith(("db_", "cache"))}
+    raise AssertionError("there are no examples")
 
 
 @pytest.fixture
@@ -66,7 +77,7 @@ def plain(value: dict[str, Any]) -> Any:
 
 
 def test_an_older_panel_without_states(panel: MariaDB, tmp_path: Path) -> None:
-    found = inventory(panel, tmp_path)
+    found = inventory(panel, tmp_path, **example(0))
     assert found["vmforge_nodes"]["hosts"] == ["node1", "node2"]
     assert found["vmforge_master"]["hosts"] == ["localhost"]
     hosts = found["_meta"]["hostvars"]
@@ -81,16 +92,11 @@ def test_an_older_panel_without_states(panel: MariaDB, tmp_path: Path) -> None:
 def test_groups_variables_and_states(panel: MariaDB, tmp_path: Path) -> None:
     panel.sql(*STATUS)
     panel.sql("GRANT SELECT (status) ON vmforge.nodes TO reader@'%'")
-    found = inventory(
-        panel,
-        tmp_path,
-        keyed_groups=[{"key": "vmforge_node_status", "prefix": "is"}],
-        groups={"empty": "vmforge_vms | length == 0"},
-        compose={"ansible_user": "'root'", "first": "vmforge_vms[0].name | default('none')"},
-        master="node2",
-    )
-    assert found["is_offline"]["hosts"] == found["empty"]["hosts"] == ["node3"]
-    assert found["is_online"]["hosts"] == ["node1", "node2"]
+    options = example(1)
+    options["compose"]["first"] = "vmforge_vms[0].name | default('none')"
+    found = inventory(panel, tmp_path, master="node2", **options)
+    assert found["status_offline"]["hosts"] == found["empty"]["hosts"] == ["node3"]
+    assert found["status_online"]["hosts"] == ["node1", "node2"]
     assert found["vmforge_master"]["hosts"] == ["node2"]
     hosts = found["_meta"]["hostvars"]
     assert (hosts["node3"]["ansible_host"], hosts["node3"]["ansible_user"]) == ("10.0.0.3", "root")

@@ -24,6 +24,7 @@ DOCUMENTED = [
     "modules/vmforge_backup_info",
     "modules/vmforge_backup_verify",
     "modules/vmforge_backup_restore",
+    "modules/vmforge_backup_job",
     "modules/vmforge_table",
     "filter/assign_vms",
     "filter/backup_report",
