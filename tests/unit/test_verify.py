@@ -22,6 +22,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._copies import (
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, StorageError
 from ansible_collections.vmforge.backup.plugins.module_utils._good_parts import GoodParts
 from ansible_collections.vmforge.backup.plugins.module_utils._listing import list_entries
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import UnreadableError, open_backup
 from ansible_collections.vmforge.backup.plugins.module_utils._verified import (
@@ -34,6 +35,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._verified import (
 from ansible_collections.vmforge.backup.plugins.module_utils._verify import verify_backups
 from ansible_collections.vmforge.backup.plugins.module_utils._verify_options import VERIFY_ARGUMENTS
 from tests.bed.backups import DAMAGERS, NODE, OTHER_UUID, PART, UUID, make_backup, some_files
+from tests.bed.chains import make_chain
 
 ID = "20261122T151200Z"
 EARLIER, LATER = "20261121T151200Z", "20261123T151200Z"
@@ -215,6 +217,41 @@ def test_an_ancestor_that_is_missing_or_another_makes_a_child_bad(tmp_path: Path
     outcome = verify(tmp_path, id=ID)
     assert results(outcome) == [(ID, "bad")]
     assert f"its ancestor {EARLIER} is missing" in str(outcome.failure)
+
+
+def test_all_that_a_backup_builds_on_is_verified_once_and_before_it(tmp_path: Path) -> None:
+    ids = [point.id for point in make_chain(tmp_path / UUID, 4).points]
+    planned = verify(tmp_path, id=ids[2], check_mode=True)
+    outcome = verify(tmp_path, id=ids[2])
+    assert results(planned) == [(i, "planned") for i in ids[:3]]
+    assert results(outcome) == [(i, "good") for i in ids[:3]]
+    assert sum(entry["bytes_read"] for entry in outcome.values["backups"]) == sum(
+        record.size for i in ids[:3] for record in decoded(tmp_path / UUID / i).files
+    )
+    assert results(verify(tmp_path)) == [(i, "good") for i in ids]
+    middle = tmp_path / UUID / ids[1] / "vdb.qcow2"
+    data = middle.read_bytes()
+    middle.write_bytes(data[:-1] + b"x")
+    outcome = verify(tmp_path)
+    assert results(outcome) == [(ids[0], "good"), *((i, "bad") for i in ids[1:])]
+    assert f"web1 {ids[3]}: Damaged: its ancestor {ids[1]} is damaged: vdb.qcow2 part" in str(outcome.failure)
+    # What is written down is about the files of each; lists and retention add the rest.
+    told = {entry["id"]: entry for entry in list_entries(tmp_path, None, ())}
+    assert [told[i]["verified"]["results"][0]["ok"] for i in ids] == [True, False, True, True]
+    assert [told[i]["error"] for i in ids] == [None, None, *[f"Its ancestor {ids[1]} was verified as bad."] * 2]
+    middle.write_bytes(data)
+    # Of a sample of one, the one that it needs is verified too: all above it are good again.
+    assert results(verify(tmp_path, id=ids[1])) == [(ids[0], "good"), (ids[1], "good")]
+    assert [entry["error"] for entry in list_entries(tmp_path, None, ())] == [None] * 4
+    # Of what lies out of reach nothing bad is said, and nothing good.
+    (tmp_path / UUID / ids[1] / "offsite.json").write_text('{"local": "dropped", "completed_at": "x"}')
+    outcome = verify(tmp_path)
+    assert sorted(results(outcome)) == sorted(zip(ids, ["good", "elsewhere", "elsewhere", "elsewhere"]))
+    assert outcome.failure is None
+
+
+def decoded(path: Path) -> Manifest:
+    return decode_manifest((path / "manifest.json").read_bytes(), where=str(path))
 
 
 def test_a_sample_goes_round_and_leaves_nothing_out(tmp_path: Path) -> None:
