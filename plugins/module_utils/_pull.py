@@ -188,6 +188,7 @@ class PullSource:
         ways = [(changed, name)] if changed else []
         ways += [((), name)] if name is not None else []
         ways += [((), None)]
+        without: list[str] = []
         for disks, checkpoint in ways:
             try:
                 self._try_job(disks, checkpoint)
@@ -196,16 +197,15 @@ class PullSource:
                     raise SourceChangedError(f"{self.domain.name!r} was stopped as its backup began.") from error
                 if (disks, checkpoint) == ways[-1]:
                     raise
-                self._note_refusal(error, disks)
+                self.refused.update(dict.fromkeys(disks, error.message))
+                without = [error.message]
                 continue
             self.checkpoint = checkpoint
+            if name is not None and checkpoint is None:
+                self.warnings += [
+                    f"No checkpoint could be made, so the next backup is a full one: {why}" for why in without
+                ]
             return
-
-    def _note_refusal(self, error: HypervisorError, disks: Sequence[str]) -> None:
-        if disks:
-            self.refused.update(dict.fromkeys(disks, error.message))
-        else:
-            self.warnings.append(f"No checkpoint could be made, so the next backup is a full one: {error.message}")
 
     def _try_job(self, changed: Sequence[str], checkpoint: str | None) -> None:
         since = self.since.checkpoint if self.since is not None and changed else None

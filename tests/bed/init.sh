@@ -193,7 +193,7 @@ case $mode in
             n=$((n + 1))
             put $n
             echo "wrote $n"
-            [ -z "$fs" ] || [ $((n % 8)) -ne 0 ] || echo "$n" >> /mnt/journal
+            [ -z "$fs" ] || [ $((n % 3)) -ne 0 ] || echo "$n" >> /mnt/journal
             [ "$pause" = 0 ] || usleep "$pause"
         done
         say "finished $n" ;;

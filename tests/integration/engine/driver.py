@@ -244,7 +244,8 @@ def assert_unhurt(engine: Engine, guest: Guest, *, state: str = "running", agent
     assert guest.state() == state
     if state == "running":
         assert job(guest) == "None"
-        guest.wait_more(9)
+        # Every third goes to the file system as well.
+        guest.wait_more(4)
         if guest.agent and agent:
             wait_for("the agent", lambda: is_connected(guest))
             assert not is_frozen(guest)

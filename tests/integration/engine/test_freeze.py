@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from .ends import assert_next_run_is_good
 def test_the_freezing_process_dies_and_the_watchdog_thaws(
     engine: Engine, guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(_self: Domain, _xml: str) -> None:
+    def die(_self: Domain, *_xml: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(Domain, "begin_backup", die)
@@ -42,9 +43,9 @@ def test_the_deadline_of_the_freeze(engine: Engine, guest: Guest, monkeypatch: p
     """The job takes too long to begin: the watchdog thaws meanwhile, and the backup calls itself crash-consistent."""
     begin = Domain.begin_backup
 
-    def dawdle(domain: Domain, xml: str) -> None:
+    def dawdle(domain: Domain, *xml: Any) -> None:
         wait_for("thawed by the watchdog", lambda: not is_frozen(guest), 20)
-        begin(domain, xml)
+        begin(domain, *xml)
 
     monkeypatch.setattr(Domain, "begin_backup", dawdle)
     entry = engine.backup(guest, freeze_timeout=2)
@@ -70,7 +71,7 @@ def test_quiesce_is_required_and_there_is_no_agent(engine: Engine, place: Path, 
 def test_the_guest_dies_while_it_is_frozen(engine: Engine, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The watchdog must not go on trying to thaw what is not there any more."""
 
-    def destroy(_domain: Domain, _xml: str) -> None:
+    def destroy(_domain: Domain, *_xml: Any) -> None:
         guest.destroy()
         raise HypervisorError("The domain went away.")
 
@@ -122,7 +123,7 @@ def test_a_job_that_cannot_begin_leaves_the_thaw_to_nobody(
 ) -> None:
     """The watchdog is for a process that died; this one lives, and thaws at once."""
 
-    def refuse(_domain: Domain, _xml: str) -> None:
+    def refuse(_domain: Domain, *_xml: Any) -> None:
         assert is_frozen(guest)
         raise HypervisorError("No job today.")
 
