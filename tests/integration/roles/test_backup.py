@@ -147,9 +147,9 @@ def test_limit_searches_only_those_nodes(play_newest: Play, hypervisor: Hypervis
     ("variables", "said"),
     [
         ({"vmforge_backup_quiesce": "sometimes"}, "backup_quiesce"),
-        ({"vmforge_backup_parallel": "many"}, "backup_parallel"),
+        pytest.param({"vmforge_backup_parallel": "many"}, "backup_parallel", marks=pytest.mark.exhaustive),
         ({"vmforge_backup_offsite": "s3"}, "s3_bucket"),
-        ({"vmforge_backup_rate_limit": "fast"}, "rate_limit"),
+        pytest.param({"vmforge_backup_rate_limit": "fast"}, "rate_limit", marks=pytest.mark.exhaustive),
         ({"vmforge_backup_dir": "/nonexistent/dir"}, "/nonexistent/dir does not exist"),
     ],
 )

@@ -264,6 +264,7 @@ def loaded(path: Path) -> dict[str, str]:
     return {name: line.read for name, line in read_values(path.read_text()).items()}
 
 
+@pytest.mark.exhaustive
 def test_hosts_that_would_differ_are_named_and_the_others_go_on(fleet: Fleet) -> None:
     fleet.env("n1").write_text("BACKUP_DIR=/other\n")
     code, text = fleet.play()

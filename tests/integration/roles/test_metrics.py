@@ -9,6 +9,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.integration.roles.conftest import Hypervisor, Play, Storage, nodes
 
 
@@ -51,6 +53,7 @@ def test_backups_and_prunes_are_told_of(play_newest: Play, hypervisor: Hyperviso
         subprocess.run(["promtool", "check", "metrics"], stdin=stream, check=True)
 
 
+@pytest.mark.exhaustive
 def test_a_place_that_is_not_there_fails_no_backup(play_newest: Play, hypervisor: Hypervisor) -> None:
     db = hypervisor.db.name
     run = play_newest("backup.yml", vm=db, inventory=nodes("good"), vmforge_backup_metrics_dir="/nonexistent/dir")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.integration.roles.conftest import Play, Storage
 
 # Tests run where ``make deps`` has installed them.
@@ -36,6 +38,7 @@ def test_directories_are_made_and_libvirt_is_asked(play_newest: Play, storage: S
     assert (mode(below), mode(below / "backups")) == (0o751, 0o700)
 
 
+@pytest.mark.exhaustive
 def test_a_libvirt_that_does_not_answer_or_cannot_back_up_is_a_clear_error(play_newest: Play) -> None:
     run = play_newest("site.yml", vmforge_backup_uri="test:///nowhere", **INSTALLED)
     assert run.code == 2

@@ -29,12 +29,12 @@ def offsite(bucket: S3Server, storage: Storage) -> dict[str, Any]:
 
 
 def test_a_damage_is_found_named_mended_and_remembered(
-    play: Play, hypervisor: Hypervisor, storage: Storage, offsite: dict[str, Any]
+    play_newest: Play, hypervisor: Hypervisor, storage: Storage, offsite: dict[str, Any]
 ) -> None:
     db = hypervisor.db
-    made = play("backup.yml", vm=db.name, inventory=nodes("good"), vmforge_backup_offsite="s3", **offsite)
+    made = play_newest("backup.yml", vm=db.name, inventory=nodes("good"), vmforge_backup_offsite="s3", **offsite)
     assert made.code == 0, made.text
-    run = play("verify.yml", inventory=nodes("good"), **offsite)
+    run = play_newest("verify.yml", inventory=nodes("good"), **offsite)
     assert run.code == 0, run.text
     [row] = run.stats["vmforge_verify_report"]["rows"]
     assert (row["vm_name"], row["node_name"], row["result"]) == (db.name, "good", "good")
@@ -43,9 +43,9 @@ def test_a_damage_is_found_named_mended_and_remembered(
     image = manifest.with_name("vda.qcow2")
     good = image.read_bytes()
     image.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
-    planned = play("verify.yml", "--check", inventory=nodes("good"), **offsite)
+    planned = play_newest("verify.yml", "--check", inventory=nodes("good"), **offsite)
     assert (planned.code, planned.stats["vmforge_verify_report"]["rows"][0]["result"]) == (0, "planned")
-    run = play("verify.yml", inventory=nodes("good"), vm=[db.name, "nobody"], **offsite)
+    run = play_newest("verify.yml", inventory=nodes("good"), vm=[db.name, "nobody"], **offsite)
     assert run.code == 2
     assert "vda.qcow2, part 1 at offset 0" in run.text
     assert "no node has a backup of it" in run.text
