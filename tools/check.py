@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -35,9 +34,11 @@ from environments import (
     ui_environment,
     unit_environment,
 )
+from execution_environment import check_execution_environment
 from sanity import prepare_sanity
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.bed.awx import awx_collections
 from tests.bed.hypervisor import system_libvirt
 
 # One more than cores: much of the time is waiting for guests and hosts.
@@ -165,9 +166,16 @@ def _collection_env(environment: Environment) -> dict[str, str]:
     return {"PATH": os.pathsep.join(path), "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections")}
 
 
+def _lint_env(environment: Environment) -> dict[str, str]:
+    """What judges the role ``awx`` has to find awx.awx, which nothing else needs."""
+    env = _collection_env(environment)
+    return {**env, "ANSIBLE_COLLECTIONS_PATH": f"{env['ANSIBLE_COLLECTIONS_PATH']}{os.pathsep}{awx_collections()}"}
+
+
 def build(environment: Environment) -> str:
     """Build the collection's archive into ``build/``; its path."""
-    shutil.rmtree(ROOT / "build", ignore_errors=True)
+    for old in (ROOT / "build").glob("*.tar.gz"):
+        old.unlink()
     argv = [environment.bin("ansible-galaxy"), "collection", "build", "--output-path", "build", "."]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
@@ -176,12 +184,13 @@ def build(environment: Environment) -> str:
 
 
 def _import_archive(environment: Environment) -> str:
-    """Build, and let galaxy-importer judge: what a Galaxy server does with an upload."""
+    """Build, and let galaxy-importer judge: what a Galaxy server does with an upload; then ansible-builder."""
     archive = build(environment)
+    check_execution_environment(environment, archive, CACHE / "execution-environment")
     config = CACHE / "galaxy-importer.cfg"
     config.parent.mkdir(exist_ok=True)
     config.write_text("[galaxy-importer]\nRUN_ANSIBLE_TEST = False\nCHECK_REQUIRED_TAGS = True\n")
-    env = {**os.environ, **_QUIET, **_collection_env(environment), "GALAXY_IMPORTER_CONFIG": str(config)}
+    env = {**os.environ, **_QUIET, **_lint_env(environment), "GALAXY_IMPORTER_CONFIG": str(config)}
     argv = [environment.bin("python"), "-m", "galaxy_importer.main", archive]
     done = subprocess.run(
         argv, cwd=CACHE, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
@@ -196,7 +205,7 @@ def lint() -> list[Step]:
     """Everything that checks without running."""
     environment, ui = lint_environment(), ui_environment()
     make_environments([environment, ui])
-    env = _collection_env(environment)
+    env = _lint_env(environment)
     sanity = prepare_sanity(environment)
     types = [environment.bin("mypy"), "--python-executable", ui.bin("python"), "--cache-dir", ".cache/mypy-ui"]
     return [

@@ -84,9 +84,13 @@ def test_every_page_has_its_place_in_the_site() -> None:
 
 
 def _variables() -> set[str]:
-    """What people can set: roles and playbooks read it."""
+    """What people can set: roles and playbooks read it, and what of the plugins runs on the control node."""
     sources = [*(ROOT / "roles").glob("*/*/*.yml"), *(ROOT / "playbooks").rglob("*.yml")]
-    return {name for path in sources for name in re.findall(rf"\b{PREFIX}\w+", path.read_text())}
+    found = {name for path in sources for name in re.findall(rf"\b{PREFIX}\w+", path.read_text())}
+    for folder in ("action", "plugin_utils"):
+        for path in (ROOT / "plugins" / folder).glob("*.py"):
+            found.update(re.findall(rf"\"({PREFIX}\w+)\"", path.read_text()))
+    return found
 
 
 def _metrics() -> set[str]:
