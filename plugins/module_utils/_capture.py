@@ -67,6 +67,7 @@ class Capture:
     progress: Progress
     tool: Mapping[str, str]
     warnings: list[str] = field(default_factory=list)
+    compared: int = 0
     stop: Stop = field(default_factory=Stop)
     _has_checkpoint: bool = False
     _files: list[FileRecord] = field(default_factory=list)
@@ -116,6 +117,7 @@ class Capture:
             changes = Changes(self.parent, self.basis, stopped=self.stop)
             found, self.basis = changes.choose(opened, directory=RUN_DIRECTORY / self.vm.uuid)
             self.warnings.extend(changes.alarms)
+            self.compared = changes.compared
         refuse_full(self.basis, self.options.rules, name=self.vm.name)
         return found
 

@@ -56,11 +56,13 @@ class Changes:
 
     Attributes:
         alarms: What an operator must hear of.
+        compared: Bytes of the disks that were read for it.
     """
 
     def __init__(self, parent: StoredChain, basis: Basis, *, stopped: Callable[[], bool]) -> None:
         self._parent, self._basis, self._stopped = parent, basis, stopped
         self.alarms: list[str] = []
+        self.compared = 0
 
     def choose(self, disks: Sequence[OpenDisk], *, directory: Path) -> tuple[list[OpenDisk], Basis]:
         """Do it.
@@ -96,7 +98,9 @@ class Changes:
         dirty = widen(disk.export.dirty(), size=disk.size)
         with _serve(layers, directory, self._parent.head.manifest.id) as stored:
             before = _compare_allocation(disk, dirty, stored)
-            _compare_clusters(disk, stored, _sample(disk, before, dirty), self._stopped)
+            clusters = _sample(disk, before, dirty)
+            self.compared += total(clusters)
+            _compare_clusters(disk, stored, clusters, self._stopped)
         return disk.only(dirty, backing=f"../{self._parent.head.manifest.id}/{layers[0].record.name}")
 
 

@@ -166,7 +166,7 @@ class NewBackup:
             self.phase = progress.phase
             self.result.warnings.extend([*source.warnings, *capture.warnings])
             self.result.reasons = dict(capture.basis.reasons)
-            self.result.bytes_read = progress.read
+            self.result.bytes_read = progress.read + capture.compared
 
     def _source(self, backup_id: str, inspection: Inspection) -> Source:
         basis = inspection.basis

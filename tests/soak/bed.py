@@ -41,6 +41,8 @@ def make_guest(directory: Path, source: random.Random) -> tuple[Guest, dict[str,
         slots=slots,
         mix=True,
         pause=10000,
+        # Room for disks that are plugged in.
+        extra="".join(f"<controller type='pci' model='pcie-root-port' index='{number}'/>" for number in range(1, 9)),
     )
     return guest, fillers
 

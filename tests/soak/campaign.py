@@ -22,6 +22,7 @@ from tests.bed.s3 import S3Server
 from tests.soak.bed import make_guest
 from tests.soak.child import Child, module_params, run_child
 from tests.soak.invariants import BrokenError, Checker, require
+from tests.soak.operator import Operator, kill_qemu
 
 _END_SECONDS = 150.0
 _KEEP = 2
@@ -48,6 +49,19 @@ FAULTS = {
     "guest-started": 3,
 }
 
+# What an operator does before a round -> how often, likewise.
+DEEDS = {
+    "": 60,
+    "reboot": 6,
+    "grow": 6,
+    "plug": 6,
+    "snapshot": 8,
+    "snapshot-kept": 3,
+    "bitmap-destroyed": 5,
+    "qemu-killed-before": 4,
+    "checkpoint-defined": 3,
+}
+
 
 class Campaign:
     """The guest, the servers, and what is known of them.
@@ -67,6 +81,9 @@ class Campaign:
         self.report = work / "report.json"
         self.guest, fillers = make_guest(directory, self.random)
         self.checker = Checker(self.guest, self.backup_dir, self.scratch_dir, work, s3, _PREFIX, fillers, "vdc")
+        self.operator = Operator(
+            self.guest, self.backup_dir / self.guest.uuid, self.random, start=self._start_guest, wrote=self._wrote
+        )
         self.newest = 0
         self.bounds: dict[str, tuple[int, int]] = {}
         self.proved: set[str] = set()
@@ -92,7 +109,11 @@ class Campaign:
     def round(self) -> str:
         """Do one. Returns what it was, in words; raises ``BrokenError``."""
         fault = self.random.choices(list(FAULTS), list(FAULTS.values()))[0]
+        deed = self.random.choices(list(DEEDS), list(DEEDS.values()))[0]
+        self.words = f"{fault} after {deed}"
+        self.operator.do(deed)
         params, words = self._options(fault)
+        words = f"{deed:18} {words}"
         moment = self.random.uniform(0, 1.25) * self.typical
         self.words = words = f"{fault:16} at {moment:4.2f} s  {words}"
         if fault.startswith("guest-off") or fault == "guest-started":
@@ -107,6 +128,7 @@ class Campaign:
             child.kill()
             child.wait(10)
         high = self._recover()
+        self.operator.undo()
         self._note_bounds((low, high))
         result = child.result()
         self.words = words = words + f"  -> {self._judge(fault, result)} ({child.seconds():.1f} s)"
@@ -131,6 +153,9 @@ class Campaign:
             "compression": self.random.choices(["zstd", "zlib", "none"], [6, 2, 2])[0],
             "quiesce": pick(["auto", "auto", "required", "never"]),
             "readers": pick([1, 2, 4]),
+            "type": self.random.choices(["auto", "full"], [9, 1])[0],
+            "max_incrementals": pick([3, 6, 30]),
+            "full_every": "300d",
             "rate_limit": pick([None, 20 * MIB, 40 * MIB]),
         }
         if fault.startswith("guest-") or fault == "qemu-killed":
@@ -198,13 +223,8 @@ class Campaign:
             self.guest.virsh("shutdown", self.guest.name, "--mode", "acpi")
 
     def _kill_qemu(self) -> None:
-        if self.guest.state() != "running":
-            return
-        _signal(self.guest.pid(), signal.SIGKILL)
-        deadline = time.monotonic() + 10
-        # libvirt notices a moment later.
-        while self.guest.state() == "running" and time.monotonic() < deadline:
-            time.sleep(0.02)
+        if self.guest.state() == "running":
+            kill_qemu(self.guest)
 
     def _kill_s3(self, child: Child) -> None:
         self.s3.stop(signal.SIGKILL)
@@ -277,7 +297,10 @@ class Campaign:
         self.outcomes[f"{fault}: {word}"] += 1
         if entry["error"] is None:
             require(word in ("created", "uploaded"), f"result {word} without an error")
-            return f"{word} {entry['id']} {entry['consistency']}"
+            alarms = [text for text in entry["warnings"] if "ALARM" in text]
+            require(not alarms, f"an alarm: {alarms}")
+            self.outcomes[f"type {entry['type']}"] += 1
+            return f"{word} {entry['id']} {entry['consistency']} {entry['type']}: {entry['full_reason'] or '-'}"
         message = entry["error"]["message"]
         require(len(message) > 20 and "Traceback" not in message, f"a poor message: {message!r}")
         self._allow(fault, entry["error"]["code"], message)
@@ -302,12 +325,13 @@ class Campaign:
             entry = entries[backup_id]
             state = f"{backup_id} {entry['copies']}"
             if state not in self.proved:
-                self.checker.prove(entry, self.bounds[backup_id])
+                self.checker.prove(entry, entries, self.bounds[backup_id])
                 self.proved.add(state)
 
     def _note_bounds(self, bounds: tuple[int, int]) -> None:
         """A backup that is finished by a later run holds what there was when it was begun."""
-        for path in (self.backup_dir / self.guest.uuid).iterdir():
+        # There is none when the first run is killed early.
+        for path in (self.backup_dir / self.guest.uuid).glob("*"):
             if path.is_dir():
                 self.bounds.setdefault(path.name.split(".")[0], bounds)
 
@@ -330,7 +354,11 @@ class Campaign:
         """Delete all but the newest; sometimes the deletion is killed, and the next run finishes it."""
         entries = [entry for entry in self.checker.entries() if entry["status"] == "ready"]
         words = ""
+        left = {entry["id"]: (entry["parent"] or {}).get("id") for entry in entries}
         for entry in entries[_KEEP:]:
+            if entry["id"] in left.values():
+                # Newer ones build on it.
+                continue
             offsite = {"offsite": "s3", "s3_prefix": _PREFIX, **self.s3.params()}
             child = run_child(self._params(state="absent", id=entry["id"], **offsite), self.report)
             if self.random.random() < 0.15:
@@ -339,12 +367,14 @@ class Campaign:
                 child.wait(10)
                 self.unclean = self.s3_owed = True
                 self.doomed.add(entry["id"])
+                del left[entry["id"]]
                 words += f", deletion of {entry['id']} killed"
                 continue
             require(child.wait(60), "the deletion did not end")
             outcome = child.result() or {"failed": child.errors()}
             require(not outcome["failed"], f"deletion: {outcome}")
             require(not self.checker.keys(entry["id"] + "/"), f"{entry['id']} was deleted, and lies in S3")
+            del left[entry["id"]]
         for path in (self.backup_dir / self.guest.uuid).glob("*.failed.json"):
             path.unlink()
         return words

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -107,9 +108,11 @@ class Checker:
         """No job, scratch file, socket or process of ours."""
         require(not self.job(), f"a backup job is left: {self.job()}")
         require(not list(self.scratch_dir.iterdir()), f"scratch files: {list(self.scratch_dir.iterdir())}")
-        sockets = [*LIBVIRT.glob("*/vmforge-*"), *RUN.glob("*/nbd/*")]
+        sockets = [*LIBVIRT.glob("domain-*/vmforge-*"), *RUN.glob("*/nbd/*")]
         require(not sockets, f"sockets are left: {sockets}")
         require(not list(_servers(self.guest.uuid)), f"qemu-nbd is left: {list(_servers(self.guest.uuid))}")
+        checkpoints = self.guest.virsh("checkpoint-list", self.guest.name, "--name").split()
+        require(not checkpoints, f"libvirt still knows checkpoints: {checkpoints}")
 
     def job(self) -> str:
         """The XML of a backup job, empty if there is none."""
@@ -130,7 +133,7 @@ class Checker:
         for entry in self.entries():
             require(entry["status"] in ("ready", "failed"), f"{entry['id']} is {entry['status']}: {entry['path']}")
             require(entry["status"] == "ready" or entry["error"], f"{entry['id']} failed without a reason")
-        names = sorted(path.name for path in (self.backup_dir / self.guest.uuid).iterdir())
+        names = sorted(path.name for path in (self.backup_dir / self.guest.uuid).glob("*"))
         odd = [name for name in names if name != ".lock" and not name.endswith(("Z", ".failed.json"))]
         require(not odd, f"left in the backup directory: {odd}")
         uploads = [upload["Key"] for upload in self.uploads()]
@@ -174,10 +177,11 @@ class Checker:
             found.update({item["Key"]: item["Size"] for item in page.get("Contents", [])})
         return found
 
-    def prove(self, entry: dict[str, Any], bounds: tuple[int, int]) -> int:
-        """Prove every copy of a ready backup byte by byte.
+    def prove(self, entry: dict[str, Any], entries: dict[str, dict[str, Any]], bounds: tuple[int, int]) -> int:
+        """Prove every copy of a ready backup byte by byte, over what it builds on.
 
         Args:
+            entries: All, by id.
             bounds: The newest record must lie between these.
 
         Returns:
@@ -185,21 +189,31 @@ class Checker:
         """
         newest = -1
         for copy in entry["copies"]:
-            directory = Path(entry["path"] or "/nonexistent") if copy == "local" else self._download(entry)
+            directory = self._assemble(entry, entries, copy)
             newest = self._prove_copy(entry, directory, copy)
             low, high = bounds
             require(low <= newest <= high, f"{entry['id']} ({copy}) holds {newest}, not {low} to {high}")
         require(entry["copies"], f"{entry['id']} is ready and has no copy")
         return newest
 
-    def _download(self, entry: dict[str, Any]) -> Path:
-        target = self.work / "download"
-        target.mkdir(exist_ok=True)
-        for path in target.iterdir():
-            path.unlink()
-        for key in self.keys(entry["id"] + "/"):
-            self.client.download_file(self.s3.bucket, key, str(target / key.rsplit("/", 1)[1]))
-        return target
+    def _assemble(self, entry: dict[str, Any], entries: dict[str, dict[str, Any]], copy: str) -> Path:
+        """Lay a copy of a backup beside its ancestors, wherever those lie; the backup's directory there."""
+        chain = self.work / "chain"
+        shutil.rmtree(chain, ignore_errors=True)
+        chain.mkdir()
+        member: dict[str, Any] | None = entry
+        while member is not None:
+            place = chain / member["id"]
+            if (copy if member is entry else member["copies"][0]) == "local":
+                place.symlink_to(member["path"])
+            else:
+                place.mkdir()
+                for key in self.keys(member["id"] + "/"):
+                    self.client.download_file(self.s3.bucket, key, str(place / key.rsplit("/", 1)[1]))
+            parent = member["parent"]
+            require(parent is None or parent["id"] in entries, f"{member['id']} has lost its parent: {parent}")
+            member = entries[parent["id"]] if parent is not None else None
+        return chain / entry["id"]
 
     def _prove_copy(self, entry: dict[str, Any], directory: Path, copy: str) -> int:
         name = f"{entry['id']} ({copy})"
@@ -212,6 +226,7 @@ class Checker:
         for disk in manifest["disks"]:
             image, raw = directory / disk["file"], self.work / f"{disk['target']}.raw"
             run(["qemu-img", "check", "-q", str(image)])
+            # With the names in the images, as anyone would.
             run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(image), str(raw)])
             require(raw.stat().st_size == disk["virtual_size"], f"{name}: {disk['target']} has another size")
             raws[disk["target"]] = raw

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 import uuid
@@ -339,20 +340,16 @@ def test_parents_in_s3_only(engine: Engine, guest: Guest, take: Take, server: S3
     first = take(type="full", **s3)
     entry = take("incremental", **s3)
     assert (entry["copies"], entry["parent"]) == (["s3"], first["id"])
-    offsite = Engine(guest.directory, s3)
-    base = guest.directory / "chain"
-    base.mkdir()
-    for member in (first, entry):
-        with downloaded(offsite, server, member["s3_key"]) as path:
-            (base / member["id"]).mkdir()
-            for file in path.iterdir():
-                file.rename(base / member["id"] / file.name)
-                file.touch()
-    images = [base / entry["id"] / f"{target}.qcow2" for target in guest.records_on or ()]
-    assert records.verify(images, records.Geometry.of(guest)) > 0
     # Mixed: what is here builds on what is there.
-    entry = take("incremental", **{**s3, "delete_local_after_upload": False})
-    assert entry["copies"] == ["local", "s3"]
+    both = {**s3, "delete_local_after_upload": False, "full_every": "300d"}
+    mixed = engine.backup(guest, **both, type="incremental", quiesce="never")
+    assert mixed["copies"] == ["local", "s3"]
+    chain = guest.directory / "chain"
+    for member in (first, entry, mixed):
+        with downloaded(Engine(guest.directory, s3), server, member["s3_key"]) as path:
+            shutil.copytree(path, chain / member["id"])
+        images = [chain / member["id"] / f"{target}.qcow2" for target in guest.records_on or ()]
+        assert records.verify(images, records.Geometry.of(guest)) > 0
     # Without S3 nobody can look at the parent.
     take("full", "no copy of")
 
