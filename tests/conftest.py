@@ -22,6 +22,7 @@ from tests.bed.hypervisor import system_libvirt
 ROOT = Path(__file__).resolve().parents[1]
 # How fast an example is says something of the machine and what else runs on it, nothing of the code.
 settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fewer", settings.get_profile("any speed"), max_examples=20)
 settings.load_profile("any speed")
 
 

@@ -242,7 +242,11 @@ def unit() -> list[Step]:
     for version, environment in found.items():
         if environment:
             # What needs libvirt, libnbd or QEMU runs where the distribution's bindings are.
-            marks = [] if version == system_version() else ["-m", "not system"]
+            marks = (
+                []
+                if version == system_version()
+                else ["-m", "not (system or once or exhaustive)", "--hypothesis-profile=fewer"]
+            )
             cache = ["-o", f"cache_dir=.cache/pytest-{version}"]
             argv, env = _pytest(environment, *marks, *cache, "tests/unit")
             steps.append(Step(f"pytest, Python {version}", argv, env=env, summary=_PYTEST_SUMMARY))
@@ -271,7 +275,9 @@ def integration() -> list[Step]:
             Step(f"pytest, {name}", argv, env=env, summary=f"{_PYTEST_SUMMARY}|{_PYTEST_SLOWEST}", weight=weight)
         )
     if modern and modern is not system:
-        argv, env = _pytest(modern, "-m", "s3", "-o", "cache_dir=.cache/pytest-boto3", "tests/integration/s3")
+        argv, env = _pytest(
+            modern, "-m", "s3 and not exhaustive", "-o", "cache_dir=.cache/pytest-boto3", "tests/integration/s3"
+        )
         steps.append(Step("pytest, s3 with the newest boto3", argv, env=env, summary=_PYTEST_SUMMARY))
     argv = [molecule.bin("molecule"), "test", "-s", "fleet"]
     steps.append(Step("molecule, fleet", argv, env=_collection_env(molecule), weight=_WEIGHTS["fleet"]))

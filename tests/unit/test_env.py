@@ -124,6 +124,7 @@ def test_what_is_no_text_is_refused(value: str) -> None:
 NASTY = st.text(st.sampled_from("ab \\'\"$`#=;&|*?~!%{}()<>é\u00a0\u2028\U0001f600-"), max_size=12)
 
 
+@pytest.mark.once
 @settings(max_examples=150, deadline=None)
 @given(st.lists(NASTY | st.text(max_size=20), min_size=1, max_size=8))
 def test_whatever_can_be_written_is_read_alike_by_all(texts: list[str]) -> None:
@@ -137,6 +138,7 @@ def test_whatever_can_be_written_is_read_alike_by_all(texts: list[str]) -> None:
     read_by_all(rewrite("", values).text, values)
 
 
+@pytest.mark.once
 @settings(max_examples=300, deadline=None)
 @given(NASTY.map(lambda text: re.sub("[$<>]", "", text)))
 def test_nothing_is_refused_that_some_form_could_say(text: str) -> None:

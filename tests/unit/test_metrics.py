@@ -149,6 +149,7 @@ def test_the_rules_are_sound_and_use_metrics_that_exist(tmp_path: Path) -> None:
         assert all(name in recorded or f"# TYPE {name} gauge" in text for name in names), rule
 
 
+@pytest.mark.once
 def test_the_rules_tell_what_is_wrong(tmp_path: Path) -> None:
     labels = f'{{instance="n1",name="web1",uuid="{WEB}"}}'
     expected = {

@@ -70,6 +70,7 @@ def restored(backups: Path, backup_id: str, place: Path, **more: object) -> dict
         shutil.rmtree(fresh)
 
 
+@pytest.mark.once
 def test_every_point_comes_back(tmp_path: Path) -> None:
     points = make_chain(tmp_path / "b" / UUID, 5).points
     for point in points:
@@ -106,6 +107,7 @@ SIZES = st.integers(1, 6 * CLUSTER // 512).map(lambda sectors: sectors * 512)
 STEP = st.tuples(st.dictionaries(st.integers(0, 5), st.integers(0, 9), max_size=4), st.none() | SIZES, st.booleans())
 
 
+@pytest.mark.once
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=SIZES, steps=st.lists(STEP, min_size=1, max_size=4), branch=st.booleans())
 def test_whatever_a_guest_does_every_point_comes_back(
@@ -277,6 +279,7 @@ def lay_two(place: Path) -> list[Point]:
     return points
 
 
+@pytest.mark.once
 def test_damages_in_any_member_are_found_and_never_restored(tmp_path: Path) -> None:
     points = lay_two(tmp_path)
     assert set(results(tmp_path / "good", vm=[UUID]).values()) == {"good"}

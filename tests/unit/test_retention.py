@@ -259,6 +259,7 @@ def test_weeks_are_iso_weeks(moment: str, week: str) -> None:
     assert f"weekly {week}" in plan([backup(moment)], replace(OFF, keep_weekly=1)).decisions[0].reasons
 
 
+@pytest.mark.once
 def test_100_000_backups_take_two_seconds_at_most() -> None:
     backups = daily(100_000, step=timedelta(hours=1))
     everything = Policy(
@@ -275,6 +276,7 @@ def test_100_000_backups_take_two_seconds_at_most() -> None:
     assert time.process_time() - began <= 2
 
 
+@pytest.mark.once
 def test_a_chain_of_100_000_takes_two_seconds_at_most() -> None:
     links = chain(*[1] * 100_000, first=NOW - timedelta(days=100_001))
     began = time.process_time()

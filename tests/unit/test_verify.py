@@ -64,6 +64,7 @@ def restored_silently(path: Path, original: dict[str, bytes], sha256: str) -> bo
     return True
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("damager", DAMAGERS, ids=lambda damager: damager.__name__)
 def test_a_thousand_damages_are_all_found_and_none_is_restored(damager: Any, tmp_path: Path) -> None:
     chance = random.Random(damager.__name__)
