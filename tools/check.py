@@ -41,10 +41,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.bed.awx import awx_collections
 from tests.bed.hypervisor import system_libvirt
 
-# One more than cores: much of the time is waiting for guests and hosts.
-_JOBS = 3
-_WEIGHTS = {"engine": 500, "roles": 400, "fleet": 300, "database": 100, "s3": 100}
-_SHARES = {"engine": 2}
+# More than cores: much of the time is waiting for guests and hosts.
+_JOBS = 4
+_WEIGHTS = {"roles": 500, "engine": 400, "fleet": 300, "database": 100, "s3": 100}
+_SHARES = {"engine": 3}
 CACHE = ROOT / ".cache"
 PACKAGE = "ansible_collections.vmforge.backup"
 _UI_PATH = os.pathsep.join(str(ROOT / part) for part in (".collections", "roles/ui/files"))
