@@ -46,6 +46,13 @@ class Setup:
     arguments: Sequence[str] = ()
 
 
+def installed() -> Setup:
+    """What the role ``schedule`` installed; the program that it wrote says where."""
+    home = Path(os.environ["VMFORGE_BACKUP_HOME"])
+    arguments = json.loads(os.environ.get("VMFORGE_BACKUP_ARGUMENTS", "[]"))
+    return Setup(home / "venv" / "bin", home / "ansible.cfg", home / "collections", arguments)
+
+
 @dataclass(frozen=True)
 class End:
     """How a playbook ended.
@@ -133,7 +140,7 @@ def _play(setup: Setup, command: Command, output: TextIO, errors: TextIO | None 
 
 def _environment(setup: Setup, command: Command, failures: Path) -> dict[str, str]:
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         "ANSIBLE_CONFIG": str(setup.config),
         "ANSIBLE_COLLECTIONS_PATH": str(setup.collections),
         "LC_ALL": "C.UTF-8",
@@ -143,3 +150,7 @@ def _environment(setup: Setup, command: Command, failures: Path) -> dict[str, st
     if not command.verbose:
         environment["ANSIBLE_STDOUT_CALLBACK"] = "vmforge.backup.quiet"
     return environment
+
+
+if __name__ == "__main__":
+    sys.exit(main(installed()))

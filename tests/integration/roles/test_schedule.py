@@ -52,6 +52,7 @@ class Master:
         given = {
             "vmforge_backup_schedule_dir": str(self.home),
             "vmforge_backup_schedule_cron_file": str(self.cron),
+            "vmforge_backup_schedule_prefix": str(self.place / "usr"),
             "vmforge_backup_manage_packages": False,
             **variables,
         }
@@ -113,6 +114,7 @@ def test_it_installs_what_runs_changes_nothing_twice_and_goes_without_a_trace(ma
     _check_entries(master)
     _check_inventory(master)
     _check_jobs(master)
+    _check_command(master)
     assert "changed=0 " in master.play()
     assert "changed=0 " in master.play("--check")
     text = master.play(vmforge_backup_schedule_backup_at="Sat 23:05", vmforge_backup_schedule_catch_up_at="12:30")
@@ -123,6 +125,7 @@ def test_it_installs_what_runs_changes_nothing_twice_and_goes_without_a_trace(ma
     assert master.home.exists()
     master.play(vmforge_backup_schedule_state="absent")
     assert (master.home.exists(), master.home.parent.exists()) == (False, True)
+    assert [path for path in (master.place / "usr").rglob("*") if not path.is_dir()] == []
     assert [
         line for line in master.cron.read_text().splitlines() if not line.startswith("MAILTO")
     ] == OTHERS.splitlines()
@@ -170,6 +173,23 @@ def _check_jobs(master: Master) -> None:
         finally:
             other.kill()
     assert master.job("nonsense").returncode == 64
+
+
+def _check_command(master: Master) -> None:
+    assert "complete -F" in (master.place / "usr/share/bash-completion/completions/vmforge-backup").read_text()
+
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        program = str(master.place / "usr" / "bin" / "vmforge-backup")
+        env = {"HOME": str(master.place), "PATH": "/usr/bin:/bin", "VMFORGE_BACKUP_PROGRESS_INTERVAL": "0"}
+        return subprocess.run([program, *words], env=env, capture_output=True, text=True, check=False)
+
+    done = command("run", "no such; one", "--json", "--", "--limit", "m")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert [(row["vm"], row["result"]) for row in json.loads(done.stdout)["rows"]] == [("no such; one", "not found")]
+    done = command("list", "--", "--limit", "m")
+    assert (done.returncode, done.stdout) == (0, "Backups\n\nThere is no backup.\n")
+    done = command("verify", "--nonsense")
+    assert (done.returncode, done.stdout) == (1, "")
 
 
 @pytest.mark.parametrize(
