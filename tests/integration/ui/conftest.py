@@ -30,6 +30,7 @@ else:
     import jinja2
     import pyotp
     from playwright.sync_api import Browser, sync_playwright
+
     from vmforge_backup_ui.auth import hash_password
 
 from ansible_collections.vmforge.backup.plugins.module_utils._db_user import USER_ARGUMENTS, keep_user

@@ -23,6 +23,7 @@ ACTIONS = (
     f"{ONE}/restore",
     f"/vms/{VM}/policy",
     "/refresh",
+    "/status",
     "/other",
 )
 
@@ -162,10 +163,23 @@ def test_a_machine_has_a_table_with_chains_and_fates(inside: Site) -> None:
     assert "<html" not in inside.client.get(f"{URL}/?q=web", headers={"HX-Request": "true"}).text
 
 
+def test_what_cannot_be_written_down_is_not_done(inside: Site) -> None:
+    inside.client.application.testing = False
+    (inside.place / "audit.log").unlink()
+    (inside.place / "audit.log").mkdir()
+    assert inside.post(f"/vms/{VM}/create").status_code == 500
+    assert inside.runner.orders == []
+
+
+def test_a_part_of_a_page_leads_to_the_door(site: Site) -> None:
+    answer = site.client.get(f"{URL}/jobs", headers={"HX-Request": "true"})
+    assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, f"{URL}/sign-in")
+
+
 def test_what_each_button_asks_for(inside: Site) -> None:
     job = f"{URL}/jobs/20261122T151200Z-0123abcd"
     assert inside.post(f"/vms/{VM}/create").headers["Location"] == job
-    inside.post(f"{ONE}/delete", children="yes")
+    inside.post(f"{ONE}/delete", children="yes", ids=f"{THIRD},{SECOND}")
     inside.post(f"{ONE}/hold", reason="audit", until="2027-01-31")
     inside.post(f"{ONE}/free")
     inside.post(f"{ONE}/verify")
@@ -174,6 +188,7 @@ def test_what_each_button_asks_for(inside: Site) -> None:
     inside.post(f"{ONE}/restore", mode="place", confirm="web1", force="yes", start="yes")
     inside.post(f"/vms/{VM}/policy", keep_daily="3", offsite="s3")
     inside.post("/refresh")
+    inside.post("/status")
     inside.post("/other", name="web2")
     policy = {"keep_daily": 3, "offsite": "s3", "delete_local_after_upload": False}
     assert [(order["action"], order["vm"], order["values"]) for order in inside.runner.orders] == [
@@ -187,14 +202,17 @@ def test_what_each_button_asks_for(inside: Site) -> None:
         ("restore", VM, {"id": SECOND, "start": True, "force": True}),
         ("policy", VM, policy),
         ("list", "", {}),
+        ("status", "", {}),
         ("backup", "web2", {}),
     ]
     assert {order["by"] for order in inside.runner.orders} == {"admin"}
-    assert [line["event"] for line in inside.audit()][1:4] == ["backup", "delete", "hold"]
+    events = [line["event"] for line in inside.audit()]
+    assert events[1:6] == ["backup", "backup started", "delete", "delete started", "hold"]
 
 
 def test_what_is_refused_before_it_is_asked_for(inside: Site) -> None:
     assert "build on" in inside.post(f"{ONE}/delete").text
+    assert "look again" in inside.post(f"{ONE}/delete", children="yes", ids=SECOND).text
     assert "write the name" in inside.post(f"{ONE}/restore", mode="place", confirm="web2").text
     assert "Give the new machine a name" in inside.post(f"{ONE}/restore", mode="new").text
     assert "whole number" in inside.post(f"/vms/{VM}/policy", keep_daily="-1").text
@@ -216,7 +234,7 @@ def test_somebody_else_is_at_work(inside: Site) -> None:
     inside.runner.answer = {"error": "busy", "message": "me started a backup of web1 at 12:00"}
     answer = inside.post(f"/vms/{VM}/create")
     assert (answer.status_code, "me started a backup" in answer.text) == (409, True)
-    assert inside.audit()[-1]["refused"]
+    assert [line["event"] for line in inside.audit()[-2:]] == ["backup", "backup refused"]
 
 
 def test_a_runner_that_is_away_stops_no_looking(inside: Site) -> None:

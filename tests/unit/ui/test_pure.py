@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.nativetypes import NativeEnvironment
 
+from ansible_collections.vmforge.backup.plugins.plugin_utils._progress_line import progress_line
 from tests.unit.ui.conftest import VM, entry
 from vmforge_backup_ui.actions import order
 from vmforge_backup_ui.auth import MAX_FAILED, Codes, hash_password, refusal, role_of, same_password
@@ -145,6 +146,7 @@ GOOD = {
     "restore": {"id": ID, "to": "web1-copy", "disconnect": True},
     "policy": {"keep_daily": 3},
     "list": {},
+    "status": {},
 }
 
 
@@ -173,14 +175,14 @@ def test_no_text_becomes_a_template(text: Any) -> None:
                 order(action, VM, "me", {**values, name: text})
         with pytest.raises(RefusedError):
             order(action, VM, "me", {**values, "vmforge_backup_dir": "/"})
-        if action != "list":
+        if action not in ("list", "status"):
             with pytest.raises(RefusedError):
                 order(action, text, "me", values)
 
 
 @pytest.mark.parametrize("vm", ["", "..", "../x", "-e", "a b", "a,b", "@file", "web1\n", VM + "x/"])
 def test_only_machines_are_machines(vm: str) -> None:
-    for action in set(GOOD) - {"list"}:
+    for action in set(GOOD) - {"list", "status"}:
         with pytest.raises(RefusedError):
             order(action, vm, "me", GOOD[action])
 
@@ -301,6 +303,13 @@ def test_a_chart_ends_with_all_that_there_is(added: list[tuple[date, str, int]])
 def test_progress(lines: list[str], task: str, percent: int | None, text: str) -> None:
     found = progress(lines)
     assert (found.task, found.percent, found.text) == (task, percent, text)
+
+
+def test_lines_of_playbooks_are_understood() -> None:
+    said = {"vm": {"name": "web 1"}, "phase": "syncing", "bytes_done": 42, "bytes_total": 100, "rate": 7, "eta": 9}
+    for phase in ("reading", "syncing"):
+        found = progress([progress_line({**said, "phase": phase})])
+        assert (found.percent, found.text) == (42, "42 of 100 B 7 B/s 0:09 left")
 
 
 def test_what_a_terminal_would_do_is_gone() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import getpass
+import ipaddress
 import logging
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,11 @@ def _web(path: Path) -> None:
     from vmforge_backup_ui.config import WebConfig
 
     config = WebConfig.read(path)
+    host = config.listen.rpartition(":")[0].strip("[]")
+    if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+        raise SystemExit(
+            f"{path}: listen is {config.listen}; it must be an address of this host alone, as 127.0.0.1:8437"
+        )
     # Who asks is what the proxy says, and only a proxy of this host is believed.
     headers = {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"}
     proxy = {"trusted_proxy": "127.0.0.1", "trusted_proxy_headers": headers} if config.proxied else {}

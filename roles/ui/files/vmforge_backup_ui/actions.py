@@ -23,6 +23,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}\Z")
 _TEMPLATE = re.compile(r"\{[{%#]|[{%#]\}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]")
 _MAX_TEXT = 300
+# What is about no machine.
+_OF_ALL = ("list", "status")
 Values = Mapping[str, Any]
 
 
@@ -62,7 +64,7 @@ def order(action: Any, vm: Any, by: Any, values: Any) -> Order:
     if unknown:
         raise RefusedError(f"The action {action} knows no {', '.join(unknown)}.")
     who = _text(by, "Who asks", needed=True)
-    machine = "" if action == "list" else _machine(vm, names=action == "backup")
+    machine = "" if action in _OF_ALL else _machine(vm, names=action == "backup")
     made = make(dict(values), who)
     return Order(action, machine, who, playbook, dict(values), {**({"vm": machine} if machine else {}), **made})
 
@@ -101,7 +103,7 @@ def _flag(value: Any, what: str) -> bool:
     return bool(value)
 
 
-def _backup(_values: dict[str, Any], _by: str) -> dict[str, Any]:
+def _nothing(_values: dict[str, Any], _by: str) -> dict[str, Any]:
     return {}
 
 
@@ -167,18 +169,15 @@ def _policy(values: dict[str, Any], _by: str) -> dict[str, Any]:
     }
 
 
-def _list(_values: dict[str, Any], _by: str) -> dict[str, Any]:
-    return {}
-
-
 # Name -> playbook, what makes its variables, and the values that it knows.
 _ACTIONS: Mapping[str, tuple[str, Callable[[dict[str, Any], str], dict[str, Any]], tuple[str, ...]]] = {
-    "backup": ("backup", _backup, ()),
+    "backup": ("backup", _nothing, ()),
     "delete": ("delete", _delete, ("ids",)),
     "hold": ("hold", _hold, ("id", "reason", "until")),
     "free": ("hold", _free, ("id",)),
     "verify": ("verify", _verify, ("id",)),
     "restore": ("restore", _restore, ("id", "to", "disconnect", "force", "start")),
     "policy": ("policy", _policy, ("remove", *COLUMNS)),
-    "list": ("list", _list, ()),
+    "list": ("list", _nothing, ()),
+    "status": ("status", _nothing, ()),
 }

@@ -180,15 +180,16 @@ def note(event: str, **values: Any) -> None:
 
 
 def start(action: str, vm: str, name: str, values: dict[str, Any]) -> Response:
-    """Start an action, write it down, and go to the page of its job."""
+    """Write an action down, start it, and go to the page of its job. What cannot be written down is not started."""
     who = account()
     assert who is not None
+    note(action, vm=vm, values=values)
     try:
         job = parts().runner.start(action, vm, who.name, name, values)
     except UiError as error:
-        note(action, vm=vm, values=values, refused=error.message)
+        note(f"{action} refused", vm=vm, why=error.message)
         raise
-    note(action, vm=vm, values=values, job=job)
+    note(f"{action} started", vm=vm, job=job)
     return redirect(url_for("ui.job", job=job), code=303)
 
 
@@ -197,7 +198,10 @@ def _needs(view: View, *, act: bool) -> View:
     def checked(*args: Any, **kwargs: Any) -> Any:
         who = account()
         if who is None:
-            if request.method != "GET" or request.headers.get("HX-Request"):
+            if request.headers.get("HX-Request"):
+                # A part of a page cannot ask for a password.
+                return "", 401, {"HX-Redirect": url_for("ui.sign_in")}
+            if request.method != "GET":
                 abort(401)
             return redirect(url_for("ui.sign_in", next=request.full_path.rstrip("?")), code=303)
         if act and not who.may_act:

@@ -33,6 +33,8 @@ from vmforge_backup_ui.wire import receive, send
 LOG = logging.getLogger(__name__)
 _SECONDS = 10
 _SHOWN = 100
+# People look on: a line about each machine every two seconds.
+_ALWAYS = {"vmforge_backup_progress_interval": 2}
 _WORDS = {
     "backup": "a backup",
     "delete": "a deletion",
@@ -42,6 +44,7 @@ _WORDS = {
     "restore": "a restore",
     "policy": "a change of policy",
     "list": "a list",
+    "status": "a look",
 }
 
 
@@ -107,7 +110,7 @@ class Service:
 
     def _refuse_busy(self, asked: Order, name: str) -> None:
         for other in self._running.values():
-            if other["vm"] == asked.vm:
+            if other["vm"] == asked.vm and (asked.vm or other["action"] == asked.action):
                 raise BusyError(
                     f"{other['by']} started {_WORDS[other['action']]} of {name or 'all machines'} at "
                     f"{other['began'][11:19]} UTC, and it is still under way. Wait until it is done.",
@@ -121,7 +124,7 @@ class Service:
     def _run(self, asked: Order, record: dict[str, Any]) -> None:
         try:
             done = self._list(record["job"]) if asked.action == "list" else self._play(asked, record["job"])
-            if self._config.list and done["state"] == "done" and asked.action != "list":
+            if self._config.list and done["state"] == "done" and asked.action not in ("list", "status"):
                 self._refresh(asked.by)
         except (OSError, ValueError, RuntimeError, ansible_runner.exceptions.AnsibleRunnerException) as error:
             LOG.exception("job %s", record["job"])
@@ -168,7 +171,7 @@ class Service:
             project_dir=str(place),
             ident=job,
             playbook=f"{self._config.playbooks}{asked.playbook}",
-            extravars=dict(asked.variables),
+            extravars={**_ALWAYS, **asked.variables},
             cmdline=shlex.join(self._config.arguments) or None,
             envvars={
                 "ANSIBLE_CONFIG": self._config.ansible_config,

@@ -21,6 +21,7 @@ def register(root: Blueprint) -> None:
     root.add_url_rule("/vms/<vm:uuid>/create", "create", operator(create), methods=["POST"])
     root.add_url_rule("/vms/<vm:uuid>/verify", "verify", operator(verify), methods=["POST"])
     root.add_url_rule("/refresh", "refresh", operator(refresh), methods=["POST"])
+    root.add_url_rule("/status", "status", operator(status), methods=["POST"])
     root.add_url_rule("/other", "other", operator(other), methods=["POST"])
     for name, view in (("delete", delete), ("hold", hold), ("restore", restore)):
         root.add_url_rule(f"{_ONE}/{name}", name, operator(view), methods=["GET", "POST"])
@@ -45,6 +46,11 @@ def refresh() -> Response:
     return start("list", "", "", {})
 
 
+def status() -> Response:
+    """Ask all nodes what they are doing, also what was not started here."""
+    return start("status", "", "", {})
+
+
 def verify(uuid: str) -> Response:
     """Read all copies of all backups of a machine."""
     vm, _backups = known_machine(uuid)
@@ -62,16 +68,19 @@ def delete(uuid: str, backup_id: str) -> str | Response:
     vm, backup, backups = _find(uuid, backup_id)
     children = dependants(backups, backup_id)
     held = [item for item in (backup, *children) if item.hold]
+    ids = [*(str(child.id) for child in children), backup_id]
     if request.method == "GET":
         ready = [item for item in backups if item.status == "ready"]
         rest = [item for item in ready if item.id not in {backup_id, *(child.id for child in children)}]
-        return render_template("delete.html", vm=vm, backup=backup, children=children, held=held, rest=rest)
+        return render_template("delete.html", vm=vm, backup=backup, children=children, held=held, rest=rest, ids=ids)
     if children and request.form.get("children") != "yes":
         raise RefusedError(
             f"{len(children)} backups build on {backup_id} and could not be restored without it. Delete them as well, "
             "or none."
         )
-    return start("delete", uuid, vm.name, {"ids": [*(str(child.id) for child in children), backup_id]})
+    if request.form.get("ids") != ",".join(ids):
+        raise RefusedError("Since you were asked, what builds on this backup has changed. Go back, and look again.")
+    return start("delete", uuid, vm.name, {"ids": ids})
 
 
 def hold(uuid: str, backup_id: str) -> str | Response:
