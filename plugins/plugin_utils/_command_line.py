@@ -133,8 +133,6 @@ def _policy(args: argparse.Namespace) -> dict[str, Any]:
         fields["offsite"] = args.offsite
     if args.remove and (fields or args.reset):
         raise UsageError("vmforge-backup policy: --remove goes with nothing else.")
-    if not (fields or args.reset or args.remove):
-        raise UsageError("vmforge-backup policy: say what to set, such as --daily 14, or --remove it.")
     return {
         "vmforge_backup_policy_set": fields or None,
         "vmforge_backup_policy_reset": args.reset or None,
@@ -189,7 +187,7 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument("--reason", type=_name, help="why it is held")
     one.add_argument("--until", metavar="TIME", help="when that ends, such as 2027-01-31T00:00:00Z")
     one.add_argument("--release", action="store_true", help="free it")
-    one = _common(commands, "policy", "set what is kept of a virtual machine's backups", None)
+    one = _common(commands, "policy", "show what is kept of a virtual machine's backups, or set it", None)
     for name, meaning in zip(_POLICY, ("days", "weeks", "months", "GiB that all may take", "days until one goes")):
         one.add_argument(f"--{name.replace('_', '-')}", type=_count, metavar="N", help=meaning)
     one.add_argument("--offsite", choices=["none", "s3"], help="where copies go")

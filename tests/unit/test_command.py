@@ -48,6 +48,7 @@ ID = "20261122T151200Z"
             {"vm": "web1", "vmforge_backup_policy_set": {"keep_daily": 14, "max_total_gb": 0, "offsite": "none"}},
         ),
         ("policy web1 --reset offsite", "policy", {"vm": "web1", "vmforge_backup_policy_reset": ["offsite"]}),
+        ("policy web1", "policy", {"vm": "web1"}),
         ("policy web1 --remove", "policy", {"vm": "web1", "vmforge_backup_policy_state": "absent"}),
         (
             "restore web1 --to web2 --node n2 --start",
@@ -90,7 +91,6 @@ def test_what_all_commands_have() -> None:
         ["delete", "web1", "latest"],
         ["delete", "web1", "../x"],
         ["hold", "web1", ID],
-        ["policy", "web1"],
         ["policy", "web1", "--daily", "-1"],
         ["policy", "web1", "--daily", "many"],
         ["policy", "web1", "--remove", "--daily", "1"],
