@@ -79,7 +79,8 @@ def refuse_deletion(
     found = children if children is not None else _children(directory, offsite, manifest.id)
     if found:
         raise InputError(
-            f"{name} is the parent of {', '.join(sorted(found))}, which could not be restored without it.",
+            f"{name} is the parent of {', '.join(sorted(found))}, which could not be restored without it. Delete "
+            "what builds on it first.",
             code="has_child",
         )
     if offsite is not None:

@@ -119,7 +119,8 @@ def plan_deletion(backups: Sequence[Backup], ids: Collection[str]) -> PrunePlan:
         children = sorted(other.id for other in newest_first if other.parent == backup.id and other.id not in ids)
         if backup.id in ids and children:
             raise InputError(
-                f"Backup {backup.id} is the parent of {', '.join(children)}, which could not be restored without it.",
+                f"Backup {backup.id} is the parent of {', '.join(children)}, which could not be restored without it. "
+                "Name what builds on it, too.",
                 code="has_child",
             )
     return PrunePlan(

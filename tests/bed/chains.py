@@ -17,7 +17,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef
 from ansible_collections.vmforge.backup.plugins.module_utils._qcow2 import CLUSTER_SIZE, ImageWriter
 from tests.bed.backups import NODE, PART, UUID, describe
 
-FIRST = datetime(2026, 11, 20, 2, 0, tzinfo=timezone.utc)
+FIRST = datetime(2026, 1, 5, 2, 0, tzinfo=timezone.utc)
 
 
 def cluster(word: int) -> bytes:

@@ -256,7 +256,7 @@ def hurt(path: Path, good: Path, chance: random.Random, number: int) -> str:
     kinds = len(DAMAGERS) + 3
     if number % kinds < len(DAMAGERS):
         return DAMAGERS[number % kinds](path, other, chance)
-    siblings = sorted(entry for entry in (good / UUID).iterdir() if entry.name != path.name)
+    siblings = sorted(entry for entry in (good / UUID).iterdir() if entry.is_dir() and entry.name != path.name)
     if number % kinds == len(DAMAGERS):
         shutil.rmtree(path)
         return "all of vda and vdb is missing"
