@@ -14,7 +14,11 @@ from ansible_collections.vmforge.backup.plugins.module_utils._basis import Basis
 from ansible_collections.vmforge.backup.plugins.module_utils._changes import Changes
 from ansible_collections.vmforge.backup.plugins.module_utils._definitions import read_definitions
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk, DomainSpec
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceChangedError, SourceError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    CancelledError,
+    SourceChangedError,
+    SourceError,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._files import write_file
 from ansible_collections.vmforge.backup.plugins.module_utils._guard import SpaceGuard, Ticker, free_bytes, reserve_bytes
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
@@ -33,7 +37,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._pipeline import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._plan import BackupPlan, check_space, part_size_for
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
-from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY, Source
+from ansible_collections.vmforge.backup.plugins.module_utils._source import PARENT_SOCKETS, RUN_DIRECTORY, Source
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import StoredChain
 from ansible_collections.vmforge.backup.plugins.module_utils._target import BackupTarget
 
@@ -90,9 +94,7 @@ class Capture:
                 self._has_checkpoint = source.checkpoint is not None
                 self._refuse_changed_disks()
                 definitions = read_definitions(self.domain, self.spec)
-                opened = self._decide(source, [OpenDisk.of(disk, source.exports[disk.target]) for disk in self.disks])
-                self._check_space(opened)
-                self._read(source, opened)
+                self._read(source, [OpenDisk.of(disk, source.exports[disk.target]) for disk in self.disks])
             self._verify()
         finally:
             for written, _record in self._written:
@@ -115,7 +117,7 @@ class Capture:
         found = list(opened)
         if self.parent is not None and self.basis.parent is not None:
             changes = Changes(self.parent, self.basis, stopped=self.stop)
-            found, self.basis = changes.choose(opened, directory=RUN_DIRECTORY / self.vm.uuid)
+            found, self.basis = changes.choose(opened, directory=RUN_DIRECTORY / self.vm.uuid / PARENT_SOCKETS)
             self.warnings.extend(changes.alarms)
             self.compared = changes.compared
         refuse_full(self.basis, self.options.rules, name=self.vm.name)
@@ -142,9 +144,14 @@ class Capture:
         self.stop.check()
 
     def _read(self, source: Source, opened: Sequence[OpenDisk]) -> None:
-        """Stream, and make sure that all of it was of one instant."""
+        """Decide what to read, stream it, and make sure that all of it was of one instant."""
         try:
-            self._stream(opened)
+            chosen = self._decide(source, opened)
+            self._check_space(chosen)
+            self._stream(chosen)
+        except CancelledError:
+            self.stop.check()
+            raise
         except SourceError as error:
             if error.code != SourceError.code:
                 # A watch has said already what is wrong, and ended the job for it.

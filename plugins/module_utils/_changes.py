@@ -69,7 +69,7 @@ class Changes:
 
         Args:
             disks: All of each, as it is now.
-            directory: Where private directories for sockets can be made.
+            directory: Where private directories for sockets are made.
 
         Returns:
             What is to be read of each disk, and the final decision. Where one bitmap lies, none is believed.
@@ -84,7 +84,7 @@ class Changes:
             chosen = disk
             if disk.disk.target in self._basis.changed:
                 try:
-                    chosen = self._changes_of(disk, directory / f"parent-{disk.disk.target}")
+                    chosen = self._changes_of(disk, directory / disk.disk.target)
                 except MismatchError as error:
                     self.alarms.append(f"ALARM: {error.message}. All disks are stored in full.")
                     return list(disks), self._basis.without(dict.fromkeys(self._basis.targets, error.message))

@@ -36,9 +36,15 @@ class Checkpoints:
         handles = self._domain.call("listing the checkpoints of", lambda d: d.listAllCheckpoints(0))
         return [name for name in (handle.getName() for handle in handles) if is_checkpoint_of(name, self._domain.uuid)]
 
-    def forget(self) -> None:
-        """Let libvirt forget ours. Their bitmaps stay and record. Works also while the domain is off or has a job."""
+    def forget(self, *, but: str | None = None) -> None:
+        """Let libvirt forget ours. Their bitmaps stay and record. Works also while the domain is off or has a job.
+
+        Args:
+            but: One that it shall still know.
+        """
         for name in self.known():
+            if name == but:
+                continue
             try:
                 self._delete(name, libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
             except NotFoundError:
@@ -66,13 +72,14 @@ class Checkpoints:
         self._domain.call("defining a checkpoint of", lambda d: d.checkpointCreateXML(xml, flags))
 
     def missing(self, name: str, targets: Iterable[str]) -> dict[str, str]:
-        """Which disks of a running domain have not the bitmap of a checkpoint, and what libvirt says of each."""
+        """Which disks of a running domain have not the bitmap of a checkpoint, and why."""
         found: dict[str, str] = {}
         for target in targets:
             try:
                 self.define(name, [target])
             except HypervisorError as error:
-                found[target] = error.message
+                lost = error.code == "bitmap_lost"
+                found[target] = f"its bitmap {name} is missing or broken" if lost else error.message
         self.forget()
         return found
 

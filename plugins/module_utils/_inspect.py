@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ansible_collections.vmforge.backup.plugins.module_utils._basis import (
@@ -58,12 +59,18 @@ class Inspection:
 
 
 def inspect(
-    domain: Domain, directory: VmDirectory, options: BackupOptions, offsite: OffsiteVm | None = None
+    domain: Domain,
+    directory: VmDirectory,
+    options: BackupOptions,
+    offsite: OffsiteVm | None = None,
+    *,
+    damaged: Collection[str] = (),
 ) -> Inspection:
     """Look at a domain and plan its backup; touches nothing.
 
     Args:
         offsite: Where backups of it lie in S3; None where nobody looks.
+        damaged: Ids of backups whose local copy was just found to be damaged.
 
     Raises:
         InputError: It cannot be backed up as asked.
@@ -89,7 +96,7 @@ def inspect(
         DiskNow(disk.target, disk.format, disk.source, infos[disk.target].capacity, images.get(disk.target))
         for disk in disks
     ]
-    parent = find_parent(directory, offsite) if options.rules.type != "full" else "type is full"
+    parent = find_parent(directory, offsite, damaged=damaged) if options.rules.type != "full" else "type is full"
     basis = choose_basis(
         now,
         parent if isinstance(parent, str) else parent.facts,

@@ -36,7 +36,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Ma
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, format_time, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, drop_disks
 from ansible_collections.vmforge.backup.plugins.module_utils._pull import end_job
-from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY
+from ansible_collections.vmforge.backup.plugins.module_utils._source import DISK_SOCKETS, PARENT_SOCKETS, RUN_DIRECTORY
 from ansible_collections.vmforge.backup.plugins.module_utils._stale_bitmaps import StaleBitmaps
 
 
@@ -56,11 +56,12 @@ class Leftovers:
         """End a dead run's libvirt job, scratch files and ``qemu-nbd`` processes."""
         self._domain = domain
         end_job(domain, scratch_dir, resume=True)
-        sockets = RUN_DIRECTORY / self._vm.uuid / "nbd"
-        if sockets.exists():
-            for pid in _servers_of(sockets):
-                os.kill(pid, signal.SIGTERM)
-            remove_tree(sockets)
+        for name in (DISK_SOCKETS, PARENT_SOCKETS):
+            sockets = RUN_DIRECTORY / self._vm.uuid / name
+            if sockets.exists():
+                for pid in _servers_of(sockets):
+                    os.kill(pid, signal.SIGTERM)
+                remove_tree(sockets)
 
     def clear_storage(self) -> None:
         """Finish or discard partial backups, finish deletions, drop local disks whose drop was interrupted."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ansible_collections.vmforge.backup.plugins.module_utils._capture import Capture
@@ -47,6 +47,7 @@ class NewBackup:
     """Makes one backup, with the VM's lock held.
 
     Attributes:
+        damaged: Ids of backups whose local copy was just found to be damaged: nothing is built on those.
         phase: Where it is, for whoever reports a failure.
     """
 
@@ -58,6 +59,7 @@ class NewBackup:
     watchdog: ThawWatchdog | None
     tool: Mapping[str, str]
     result: VmResult
+    damaged: Collection[str] = ()
     phase: str = "planning"
 
     def make(self) -> None:
@@ -78,7 +80,7 @@ class NewBackup:
 
     def _attempt(self, *, again: bool) -> None:
         self.phase = "planning"
-        inspection = inspect(self.domain, self.directory, self.options, self.offsite)
+        inspection = inspect(self.domain, self.directory, self.options, self.offsite, damaged=self.damaged)
         self._bitmaps = StaleBitmaps(self.domain, self.directory, inspection.disks)
         self.result.warnings.extend(self._bitmaps.clear(inspection.images))
         unreachable, known = self._offsite_ids()

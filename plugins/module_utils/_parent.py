@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from ansible_collections.vmforge.backup.plugins.module_utils._basis import Parent
@@ -52,22 +52,30 @@ def checkpoints_here(directory: VmDirectory) -> Iterator[tuple[str, str]]:
             yield backup_id, manifest.checkpoint
 
 
-def find_parent(directory: VmDirectory, offsite: OffsiteVm | None) -> ParentChain | str:
-    """The backup that owns the newest checkpoint, or why nothing can build on it. Reads manifests only."""
+def find_parent(
+    directory: VmDirectory, offsite: OffsiteVm | None, *, damaged: Collection[str] = ()
+) -> ParentChain | str:
+    """The backup that owns the newest checkpoint, or why nothing can build on it. Reads manifests only.
+
+    Args:
+        damaged: Ids of backups whose local copy was just found to be damaged.
+    """
     backup_id, _name = next(checkpoints_here(directory), (None, None))
     if backup_id is None:
         return "no backup here has a checkpoint to build on"
     try:
-        chain = open_chain(_open(directory, offsite, backup_id), lambda ancestor: _open(directory, offsite, ancestor))
+        chain = open_chain(
+            _open(directory, offsite, backup_id, damaged), lambda ancestor: _open(directory, offsite, ancestor, damaged)
+        )
     except (NotFoundError, FormatError, StorageError, S3Error) as error:
         return f"backup {backup_id}, which has the last checkpoint, cannot be built on: {error.message}"
     return ParentChain(_facts(chain), chain)
 
 
-def _open(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: str) -> StoredBackup:
+def _open(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: str, damaged: Collection[str]) -> StoredBackup:
     """With its good copies. S3 is asked only where the local one is not enough: it costs time for each member."""
     here = directory.entry(backup_id)
-    if here.is_dir():
+    if here.is_dir() and backup_id not in damaged:
         try:
             stored = _good(open_backup(directory.uuid, backup_id, directory=here, place=None))
         except (NotFoundError, FormatError):
@@ -76,7 +84,8 @@ def _open(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: str) -> 
             return stored
     if offsite is None:
         raise NotFoundError(f"no copy of {backup_id} is here, or none that is good", code="backup_not_found")
-    stored = _good(open_backup(directory.uuid, backup_id, directory=here, place=offsite.backup(backup_id)))
+    local = here if backup_id not in damaged else None
+    stored = _good(open_backup(directory.uuid, backup_id, directory=local, place=offsite.backup(backup_id)))
     if not stored.copies:
         raise NotFoundError(f"no copy of {backup_id} is good", code="backup_not_found")
     return stored

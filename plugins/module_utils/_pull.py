@@ -158,7 +158,8 @@ class PullSource:
         return Export(self._socket, target, bitmap=bitmap)
 
     def _note_checkpoint(self) -> None:
-        """Keep what libvirt says of the new checkpoint, and have it forget all of ours: see ``_checkpoint.py``."""
+        """Keep what libvirt says of the new checkpoint, and have it forget all of ours, the older one first."""
+        self._checkpoints.forget(but=self.checkpoint)
         if self.checkpoint is not None:
             self.checkpoint_xml = self._checkpoints.xml(self.checkpoint)
         self._checkpoints.forget()

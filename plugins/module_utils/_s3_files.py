@@ -118,7 +118,10 @@ class _PartReader:
         self.part_size = part_size
         self._fd, self._path, self._size, self._expected = fd, path, size, expected
         if expected is not None and len(expected) != self.count:
-            raise StorageError(f"{path} has {self.count} parts, but {len(expected)} are on record: it was changed.")
+            raise StorageError(
+                f"{path} has {self.count} parts, but {len(expected)} are on record: it was changed.",
+                code="local_damaged",
+            )
 
     def read(self, number: int, buffer: bytearray) -> tuple[memoryview, bytes]:
         """Read part ``number`` (from 1) into the buffer; returns its bytes and their digest."""
@@ -128,11 +131,13 @@ class _PartReader:
         while done < len(view):
             count = os.preadv(self._fd, [view[done:]], start + done)
             if count == 0:
-                raise StorageError(f"{self._path} became shorter while it was uploaded.")
+                raise StorageError(f"{self._path} became shorter while it was uploaded.", code="local_damaged")
             done += count
         digest = hashlib.sha256(view).digest()
         if self._expected is not None and digest != self._expected[number - 1]:
-            raise StorageError(f"Part {number} of {self._path} is not what it was when the backup was made.")
+            raise StorageError(
+                f"Part {number} of {self._path} is not what it was when the backup was made.", code="local_damaged"
+            )
         return view, digest
 
 

@@ -15,6 +15,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._nbd import Export
 
 # Sockets and locks of this host; gone with a reboot, as what they belong to.
 RUN_DIRECTORY = Path("/run/vmforge-backup")
+# Below it, for each VM.
+DISK_SOCKETS, PARENT_SOCKETS = "nbd", "parent"
 
 
 @dataclass(frozen=True)

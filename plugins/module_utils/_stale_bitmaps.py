@@ -14,8 +14,10 @@ from ansible_collections.vmforge.backup.plugins.module_utils._checkpoint_xml imp
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
-from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, PARTIAL, VmDirectory
+from ansible_collections.vmforge.backup.plugins.module_utils._local import FAILED, MANIFEST, PARTIAL, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._parent import checkpoints_here
+
+_MOST_FAILED = 3
 
 
 class StaleBitmaps:
@@ -38,7 +40,8 @@ class StaleBitmaps:
         Args:
             images: Target -> what its image says. Bitmaps that were made since the domain was started are not in it.
         """
-        newest = [name for _id, name in islice(checkpoints_here(self._directory), 2)]
+        here = list(islice(checkpoints_here(self._directory), 2))
+        newest = [name for _id, name in here]
         kept = {*newest[:1], *self._unfinished()}
         stale: dict[str, list[str]] = {}
         for target, image in images.items():
@@ -48,8 +51,8 @@ class StaleBitmaps:
         problems: list[str] = []
         for name, targets in stale.items():
             problems += self._attempt(name, targets, certain=True)
-        for name in newest[1:]:
-            # Of a run that was killed behind its commit.
+        # Of a run that was killed behind its commit, and of those that another program has cleared up after.
+        for name in [*newest[1:], *self._failed(since=here[0][0] if here else "")]:
             if name not in stale and name not in kept:
                 problems += self._attempt(name, self._targets, certain=False)
         return problems
@@ -57,6 +60,10 @@ class StaleBitmaps:
     def drop(self, backup_id: str) -> list[str]:
         """Remove those of a backup that was not finished."""
         return self._attempt(checkpoint_name(backup_id, self._domain.uuid), self._targets, certain=False)
+
+    def _failed(self, *, since: str) -> list[str]:
+        ids = [backup_id for backup_id in self._directory.ids(FAILED) if backup_id > since]
+        return [checkpoint_name(backup_id, self._domain.uuid) for backup_id in ids[-_MOST_FAILED:]]
 
     def _unfinished(self) -> list[str]:
         """Of backups that lack only their last step."""

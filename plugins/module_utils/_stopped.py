@@ -19,7 +19,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._model import utc_n
 from ansible_collections.vmforge.backup.plugins.module_utils._nbd import Export
 from ansible_collections.vmforge.backup.plugins.module_utils._qemu import ExportServer
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
-from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY, Since
+from ansible_collections.vmforge.backup.plugins.module_utils._source import DISK_SOCKETS, RUN_DIRECTORY, Since
 
 
 @dataclass
@@ -48,7 +48,7 @@ class StoppedSource:
 
     def __enter__(self) -> StoppedSource:
         """Start one export per disk. Raises ``SourceError`` when an image cannot be opened."""
-        self._directory = RUN_DIRECTORY / self.domain.uuid / "nbd"
+        self._directory = RUN_DIRECTORY / self.domain.uuid / DISK_SOCKETS
         self._servers: list[ExportServer] = []
         self._before = self._look()
         if self.domain.has_saved_state():

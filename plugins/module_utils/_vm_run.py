@@ -48,6 +48,7 @@ class VmRun:
         self._directory: VmDirectory = BackupDirectory(options.backup_dir).vm(vm.uuid)
         self._phase = "starting"
         self._new: NewBackup | None = None
+        self._damaged: set[str] = set()
         self._result = VmResult(vm)
         self._began = time.monotonic()
 
@@ -117,6 +118,8 @@ class VmRun:
                 failure = error if isinstance(error, VMForgeError) else storage_error(f"uploading {path}", error)
                 text = f"The copy of {manifest.id} in S3 is still missing: {failure.message}"
                 first = first or S3Error(text, code=failure.code)
+                if failure.code == "local_damaged":
+                    self._damaged.add(manifest.id)
                 if is_passing(failure):
                     # S3 is away: the others would fail alike, after long waits.
                     break
@@ -143,5 +146,6 @@ class VmRun:
             watchdog=self._watchdog,
             tool=self._tool,
             result=self._result,
+            damaged=self._damaged,
         )
         self._new.make()

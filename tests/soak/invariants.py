@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -205,7 +206,8 @@ class Checker:
         while member is not None:
             place = chain / member["id"]
             if (copy if member is entry else member["copies"][0]) == "local":
-                place.symlink_to(member["path"])
+                # No link to the directory: names below it would lead to where it really lies.
+                shutil.copytree(member["path"], place, copy_function=os.link)
             else:
                 place.mkdir()
                 for key in self.keys(member["id"] + "/"):

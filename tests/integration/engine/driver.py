@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -334,18 +335,26 @@ def verify_all(engine: Engine, guest: Guest, server: S3Server | None = None) -> 
 
 @contextlib.contextmanager
 def downloaded(engine: Engine, server: S3Server, prefix: str) -> Iterator[Path]:
-    """A backup fetched from S3 with plain boto3."""
-    path = engine.place / f"download-{time.monotonic_ns()}"
-    path.mkdir()
+    """A backup fetched from S3 with plain boto3, beside all that it builds on, wherever that lies."""
+    place = engine.place / f"download-{time.monotonic_ns()}"
+    above, _slash, backup_id = prefix.rpartition("/")
+    path = place / backup_id
     try:
         with contextlib.closing(server.client()) as client:
-            for key in keys(server, prefix + "/"):
-                client.download_file(server.bucket, key, str(path / key.rsplit("/", 1)[-1]))
+            wanted: str | None = backup_id
+            while wanted is not None:
+                (place / wanted).mkdir(parents=True)
+                for key in keys(server, f"{above}/{wanted}/"):
+                    client.download_file(server.bucket, key, str(place / wanted / key.rsplit("/", 1)[-1]))
+                if not (place / wanted / "manifest.json").exists():
+                    # No link: names below it would lead to where it really lies.
+                    here = engine.backup_dir / above.rpartition("/")[2] / wanted
+                    shutil.copytree(here, place / wanted, dirs_exist_ok=True)
+                parent = json.loads((place / wanted / "manifest.json").read_bytes())["parent"]
+                wanted = parent["id"] if parent is not None else None
         yield path
     finally:
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
+        shutil.rmtree(place)
 
 
 def noise(path: Path, *runs: tuple[int, int]) -> None:
