@@ -18,11 +18,19 @@ from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     BusyError,
     FormatError,
+    InputError,
     VMForgeError,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._find_backups import open_store
 from ansible_collections.vmforge.backup.plugins.module_utils._good_parts import GoodParts
+from ansible_collections.vmforge.backup.plugins.module_utils._instant import InstantRestore
+from ansible_collections.vmforge.backup.plugins.module_utils._instant_record import (
+    InstantRecord,
+    find_record,
+    of_record,
+    read_record,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain, Hypervisor
 from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest
@@ -58,6 +66,11 @@ def restore_backup(request: Request) -> Outcome:
     try:
         with open_store(options.s3) as store:
             chain, warnings = find_source(options, store)
+            unfinished = find_record(options.state_dir, uuid=chain.head.manifest.vm.uuid, name=options.to)
+            if unfinished is not None and options.instant:
+                # It goes on with the backup that it was begun with.
+                options = of_record(options, unfinished)
+                chain, warnings = find_source(options, store)
             return _Restore(options, hypervisor, chain, warnings).outcome(request)
     finally:
         hypervisor.close()
@@ -88,14 +101,25 @@ class _Restore:
             return _done(plan, "planned", self._warnings, changed=True)
         with self._locks():
             self._undo_what_was_interrupted()
+            instant = InstantRestore(self._chain, self._options, self._hypervisor, self._state)
+            record = self._unfinished(instant)
+            if record is not None and self._options.instant:
+                return self._filled(instant, record, None)
             plan = self._plan()
             if plan is None:
                 return self._present()
             with storage_errors(f"creating {self._state}"):
                 self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._options.instant:
+                with cancelled_by_signals():
+                    started = instant.start(plan)
+                return self._filled(instant, *started)
             run = RestoreRun(plan, self._options, self._hypervisor, self._state)
             with cancelled_by_signals():
                 run.run()
+            if record is not None:
+                instant.drop(record)
+                self._warnings += instant.warnings
         damages = [(member.manifest.id, damage) for member in self._chain.members for damage in member.damages]
         damages += run.maker.damages
         more = {
@@ -107,6 +131,52 @@ class _Restore:
         }
         told = [f"Passed over in {backup_id}: {damage}." for backup_id, damage in damages]
         return _done(plan, "restored", [*self._warnings, *run.warnings, *told], changed=True, **more)
+
+    def _unfinished(self, instant: InstantRestore) -> InstantRecord | None:
+        """An earlier restore whose disks are still being filled; what is only left of one is cleared away.
+
+        Raises:
+            InputError: It is in the way.
+        """
+        record = read_record(self._options.state_dir, self._uuid)
+        if record is not None and not instant.is_under_way(record):
+            instant.drop(record)
+            return None
+        if record is not None and self._options.to is not None and not self._options.instant:
+            raise InputError(
+                f"{record.name!r} runs already, but its disks are still being filled. Set instant: true to go on with "
+                "that; or stop and undefine it, to begin anew.",
+                code="incomplete",
+            )
+        return record
+
+    def _filled(self, instant: InstantRestore, record: InstantRecord, run: RestoreRun | None) -> Outcome:
+        """Fill the disks of a machine that runs."""
+        with cancelled_by_signals():
+            instant.finish(record)
+        values = {
+            "result": "restored",
+            "mode": record.mode,
+            "vm": {"uuid": record.uuid, "name": record.name},
+            "source": self._source(),
+            "id": self._chain.head.manifest.id,
+            "instant": self._chain.head.manifest.instant,
+            "chain": [member.manifest.id for member in self._chain.members],
+            "disks": [disk.as_result(target) for target, disk in record.disks.items()],
+            **_NOTHING,
+            "kept": record.kept,
+            "started": True,
+            "sources": {target: disk.source for target, disk in record.disks.items()},
+            "running_after": instant.running_after,
+            "seconds": round(time.monotonic() - self._began, 1),
+        }
+        more = run.warnings if run is not None else []
+        warnings = tuple(dict.fromkeys([*self._warnings, *more, *instant.warnings]))
+        return Outcome(changed=True, values=values, warnings=warnings)
+
+    def _source(self) -> dict[str, str]:
+        vm = self._chain.head.manifest.vm
+        return {"uuid": vm.uuid, "name": vm.name, "node": vm.node}
 
     def _plan(self) -> RestorePlan | None:
         """None where the new machine is there already, from this very backup."""
@@ -184,7 +254,7 @@ class _Restore:
             "result": "present",
             "mode": "new",
             "vm": {"uuid": self._uuid, "name": self._options.to},
-            "source": {"uuid": manifest.vm.uuid, "name": manifest.vm.name, "node": manifest.vm.node},
+            "source": self._source(),
             "id": manifest.id,
             "instant": manifest.instant,
             "chain": [member.manifest.id for member in self._chain.members],
@@ -194,7 +264,14 @@ class _Restore:
         return Outcome(changed=False, values=values, warnings=tuple(self._warnings))
 
 
-_NOTHING: Mapping[str, Any] = {"kept": [], "started": False, "sources": {}, "damages": [], "seconds": 0.0}
+_NOTHING: Mapping[str, Any] = {
+    "kept": [],
+    "started": False,
+    "sources": {},
+    "damages": [],
+    "seconds": 0.0,
+    "running_after": None,
+}
 
 
 def _volumes(domain: Domain) -> dict[str, str]:

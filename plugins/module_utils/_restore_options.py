@@ -36,6 +36,7 @@ RESTORE_ARGUMENTS: dict[str, dict[str, Any]] = {
     "networks": {"type": "str", "choices": ["keep", "map", "disconnect"], "default": "keep"},
     "network_map": {"type": "dict"},
     "start": {"type": "bool", "default": False},
+    "instant": {"type": "bool", "default": False},
     "boot_timeout": {"type": "int", "default": 0},
     "force": {"type": "bool", "default": False},
     "overwrite_devices": {"type": "bool", "default": False},
@@ -75,6 +76,7 @@ class RestoreOptions:
     networks: str
     network_map: Mapping[str, str]
     start: bool
+    instant: bool
     boot_timeout: int
     force: bool
     overwrite_devices: bool
@@ -110,10 +112,12 @@ class RestoreOptions:
             disks=tuple(dict.fromkeys(params["disks"])),
             storage=Path(_absolute("storage", params["storage"])) if params["storage"] else None,
             paths=paths,
-            format=params["format"],
+            # An overlay is one.
+            format="qcow2" if params["instant"] else params["format"],
             networks=params["networks"],
             network_map={str(old): str(new) for old, new in (params["network_map"] or {}).items()},
-            start=params["start"],
+            start=params["start"] or params["instant"],
+            instant=params["instant"],
             boot_timeout=params["boot_timeout"],
             force=params["force"],
             overwrite_devices=params["overwrite_devices"],
@@ -147,7 +151,9 @@ def _check_together(params: Mapping[str, Any]) -> None:
         raise InputError("vm is empty: whose backup shall be restored?")
     if params["boot_timeout"] < 0:
         raise InputError(f"boot_timeout is {params['boot_timeout']}; it must be 0 or more seconds.")
-    if params["boot_timeout"] and not params["start"]:
+    if params["instant"] and params["format"] == "raw":
+        raise InputError("instant works on an overlay, which is a qcow2 image; it cannot be used with format: raw.")
+    if params["boot_timeout"] and not (params["start"] or params["instant"]):
         raise InputError("boot_timeout waits for a machine that start: true starts; set that too.")
     if params["networks"] == "map" and not params["network_map"]:
         raise InputError("networks: map needs network_map, from names of networks and bridges to new ones.")

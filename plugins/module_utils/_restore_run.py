@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._define import (
     define_domain,
@@ -132,6 +132,7 @@ class RestoreRun:
 
     Args:
         state: The directory of its notes.
+        make: Makes what makes the disks.
 
     Attributes:
         maker: Knows where the data came from, and what was damaged.
@@ -142,6 +143,7 @@ class RestoreRun:
     options: RestoreOptions
     hypervisor: Hypervisor
     state: Path
+    make: Callable[..., DiskMaker] = DiskMaker
     maker: DiskMaker = field(init=False)
     kept: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -150,7 +152,7 @@ class RestoreRun:
         plan = self.plan
         facts = {"id": plan.manifest.id, "vm": {"uuid": plan.uuid, "name": plan.name}, "node": self.options.node}
         self._progress = Progress(self.state / PROGRESS, facts)
-        self.maker = DiskMaker(
+        self.maker = self.make(
             plan.chain.head, self.state, parallel=self.options.parallel, progress=self._progress, now=plan.now
         )
         self._journal = open_journal(self.hypervisor, self.state)

@@ -66,7 +66,7 @@ def plan_helpers(
     helpers: list[Helper] = []
     nodes: list[dict[str, Any]] = []
     for number, layer in reversed(list(enumerate(layers))):
-        copy = _readable_copy(layer)
+        copy = readable_copy(layer)
         if isinstance(copy, LocalCopy):
             file: dict[str, Any] = {"driver": "file", "filename": str(copy.directory / layer.record.name)}
         else:
@@ -91,7 +91,7 @@ def _disk_server(nodes: Sequence[Mapping[str, Any]], socket: Path, clients: int)
     return (program, *(word for option, value in values for word in (option, json.dumps(value))))
 
 
-def _readable_copy(layer: Layer) -> LocalCopy | OffsiteCopy:
+def readable_copy(layer: Layer) -> LocalCopy | OffsiteCopy:
     """The first copy that has the file in its size; a local one is never asked for what was dropped."""
     damages: list[DamagedError] = []
     for copy in layer.backup.copies:

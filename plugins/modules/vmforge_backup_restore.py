@@ -93,6 +93,17 @@ options:
       - Start the machine.
     type: bool
     default: false
+  instant:
+    description:
+      - Start the machine at once, on overlays over the backup, and fill its disks while it runs. The module ends when
+        they are whole, when all that was read is proved, and when nothing depends on the backup any more.
+      - Meanwhile the backup is held, and what serves it runs on its own. If the module, a helper or the host dies, the
+        same call goes on where it ended. Until then the machine is not whole, and nothing calls it restored.
+      - What the guest reads before the end is not yet proved.
+        Old disks are kept until the end, even with O(old=remove).
+      - The disks become qcow2 images. Block devices cannot be used.
+    type: bool
+    default: false
   boot_timeout:
     description:
       - Seconds in which its guest agent must answer. Without an agent, it must still run after them.
@@ -141,6 +152,8 @@ options:
     type: int
     default: 0
 notes:
+  - O(instant=true) needs qemu-storage-daemon, and for a backup in S3 nbdkit with its S3 plugin (packages C(nbdkit) and
+    C(nbdkit-plugin-python) on Debian and Ubuntu).
   - Run it as root on the node itself.
   - No backup holds passwords of displays. In place they are taken from the machine as it is.
 seealso:
@@ -162,6 +175,13 @@ EXAMPLES = r"""
     s3_prefix: vmforge/backups
     s3_access_key: "{{ s3_access_key }}"
     s3_secret_key: "{{ s3_secret_key }}"
+
+- name: Have a second machine run within seconds
+  vmforge.backup.vmforge_backup_restore:
+    vm: web1
+    to: web1-now
+    networks: disconnect
+    instant: true
 
 - name: Put a machine that is off back to where it was, and remove its old disks
   vmforge.backup.vmforge_backup_restore:
@@ -235,6 +255,10 @@ started:
   description: Whether the machine was started.
   returned: success
   type: bool
+running_after:
+  description: With O(instant=true), how many seconds it took until the machine ran. V(null) if it did already.
+  returned: success
+  type: float
 sources:
   description: Where the data of each disk came from, by target.
   returned: success

@@ -99,6 +99,10 @@ def test_examples_run(
         # Other tests count the machines.
         with contextlib.suppress(RuntimeError):
             hypervisor.web.virsh("undefine", f"{hypervisor.web.name}-check")
+        with contextlib.suppress(RuntimeError):
+            hypervisor.web.virsh("destroy", f"{hypervisor.web.name}-now")
+        with contextlib.suppress(RuntimeError):
+            hypervisor.web.virsh("undefine", f"{hypervisor.web.name}-now")
     # A loop over nothing is the one thing that may be skipped.
     assert "skipped=1 " in run.text
     quiesced = [item for item in storage.manifests() if item["consistency"] == "quiesced" and len(item["disks"]) == 1]
