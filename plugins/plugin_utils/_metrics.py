@@ -20,6 +20,9 @@ _METRICS: Mapping[str, tuple[str, str]] = {
     "good": ("gauge", "How many good backups it has."),
     "stored_bytes": ("gauge", "Bytes of all of them."),
     "offsite_pending": ("gauge", "Backups whose copy in S3 is not complete."),
+    "last_verified_timestamp_seconds": ("gauge", "When a backup of it was last verified, by level."),
+    "last_verified_success": ("gauge", "Whether nothing was wrong then, by level."),
+    "bad": ("gauge", "Backups of which some copy was found bad when it was last verified."),
     "last_attempt_timestamp_seconds": ("gauge", "When a backup was last tried."),
     "last_attempt_success": ("gauge", "Whether that one was made, or was not needed."),
     "last_attempt_duration_seconds": ("gauge", "How long it took."),
@@ -36,8 +39,11 @@ _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
 _ATTEMPT = ("timestamp_seconds", "success", "duration_seconds", "read_bytes", "stored_bytes")
 _PRUNE = ("timestamp_seconds", "success", "deleted")
 
-# Metric -> labels -> value; the labels are "uuid" and "name", or none.
-Samples = dict[str, dict[tuple[str, str], float]]
+# Each proves all that the ones before it prove.
+_LEVELS = ("manifest", "data", "boot")
+
+# Metric -> labels -> value; the labels are "uuid" and "name", with "level" where it has one, or none.
+Samples = dict[str, dict[tuple[str, ...], float]]
 _NODE = ("", "")
 
 
@@ -91,6 +97,47 @@ def _describe(samples: Samples, label: tuple[str, str], entries: list[Mapping[st
     samples["good"][label] = len(good)
     samples["stored_bytes"][label] = sum(entry["size_bytes"] or 0 for entry in good)
     samples["offsite_pending"][label] = sum(bool(entry.get("offsite_pending")) for entry in entries)
+    _verifications(samples, label, [_results(entry) for entry in good])
+
+
+def _verifications(samples: Samples, label: tuple[str, str], backups: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+    """What was found out about its backups, each with its results."""
+    # One that does not boot is as it was made all the same.
+    wrong = [any(not result["ok"] and result["level"] != "boot" for result in results) for results in backups]
+    samples["bad"][label] = sum(wrong)
+    for rank, level in enumerate(_LEVELS):
+        # What is good at a level is so at those below it.
+        found = [
+            (str(result["at"]), bool(result["ok"]))
+            for results in backups
+            for result in results
+            if result["level"] == level or (result["ok"] and result["level"] in _LEVELS[rank:])
+        ]
+        if found:
+            newest = max(at for at, _ok in found)
+            samples["last_verified_timestamp_seconds"][(*label, level)] = _seconds(newest)
+            samples["last_verified_success"][(*label, level)] = all(ok for at, ok in found if at == newest)
+
+
+def _results(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Of a file that somebody else may have written."""
+    results = (entry.get("verified") or {}).get("results")
+    return [
+        result
+        for result in (results if isinstance(results, list) else ())
+        if isinstance(result, Mapping)
+        and result.get("level") in _LEVELS
+        and "ok" in result
+        and _is_time(result.get("at"))
+    ]
+
+
+def _is_time(text: Any) -> bool:
+    try:
+        _seconds(text)
+    except (ValueError, TypeError, AttributeError):
+        return False
+    return True
 
 
 def _attempt(samples: Samples, label: tuple[str, str], attempt: Mapping[str, Any], now: float) -> None:
@@ -108,7 +155,7 @@ def _attempt(samples: Samples, label: tuple[str, str], attempt: Mapping[str, Any
 
 def _keep(samples: Samples, old: Samples, names: Mapping[str, str]) -> None:
     for name in [f"last_attempt_{part}" for part in _ATTEMPT]:
-        for (uuid, _name), value in old.get(name, {}).items():
+        for (uuid, *_name), value in old.get(name, {}).items():
             if uuid in names:
                 samples[name][uuid, names[uuid]] = value
     for name in [f"last_prune_{part}" for part in _PRUNE]:
@@ -133,8 +180,9 @@ def _lines(samples: Samples) -> Iterable[str]:
     for name, (kind, text) in _METRICS.items():
         if samples[name]:
             yield f"# HELP {_PREFIX}{name} {text}\n# TYPE {_PREFIX}{name} {kind}\n"
-            for (uuid, vm), value in sorted(samples[name].items()):
-                labels = f'{{uuid="{uuid}",name="{_escape(vm)}"}}' if uuid else ""
+            for label, value in sorted(samples[name].items()):
+                pairs = ",".join(f'{key}="{_escape(text)}"' for key, text in zip(("uuid", "name", "level"), label))
+                labels = f"{{{pairs}}}" if label[0] else ""
                 yield f"{_PREFIX}{name}{labels} {_number(value)}\n"
 
 

@@ -65,6 +65,7 @@ def test_every_machine_is_told_of_and_the_newest_good_backup_counts() -> None:
         "good": "2",
         "stored_bytes": "140",
         "offsite_pending": "1",
+        "bad": "0",
     }
     assert values(text, "db1") == {
         "vm_info": "1",
@@ -72,6 +73,7 @@ def test_every_machine_is_told_of_and_the_newest_good_backup_counts() -> None:
         "good": "0",
         "stored_bytes": "0",
         "offsite_pending": "0",
+        "bad": "0",
     }
     assert values(text, "") == {"updated_timestamp_seconds": "1795000000"}
     assert "99999999" not in text
@@ -134,7 +136,7 @@ def test_names_that_need_escapes_are_accepted() -> None:
 
 
 def test_the_rules_are_sound_and_use_metrics_that_exist(tmp_path: Path) -> None:
-    assert "7 rules found" in promtool("check", "rules", str(RULES))
+    assert "10 rules found" in promtool("check", "rules", str(RULES))
     text = render(
         VMS,
         [entry()],
@@ -149,6 +151,60 @@ def test_the_rules_are_sound_and_use_metrics_that_exist(tmp_path: Path) -> None:
         assert all(name in recorded or f"# TYPE {name} gauge" in text for name in names), rule
 
 
+def verified(*results: tuple[str, str, bool, str]) -> dict[str, Any]:
+    names = ("copy", "level", "ok", "at")
+    return {"verified": {"manifest_sha256": "x", "results": [dict(zip(names, result)) for result in results]}}
+
+
+DAY = {day: f"2026-11-{day}T00:00:00Z" for day in (20, 21, 22)}
+SECONDS = {20: "1795132800", 21: "1795219200", 22: "1795305600"}
+
+
+@pytest.mark.parametrize(
+    ("backups", "bad", "told"),
+    [
+        ([[]], "0", {}),
+        # Booted, so read and found whole.
+        ([[("local", "boot", True, DAY[20])]], "0", dict.fromkeys(("manifest", "data", "boot"), (20, "1"))),
+        # The newest word counts, of whichever backup.
+        (
+            [[("local", "data", True, DAY[20])], [("local", "data", False, DAY[21])]],
+            "1",
+            {"manifest": (20, "1"), "data": (21, "0")},
+        ),
+        (
+            [[("local", "data", True, DAY[20]), ("s3", "data", False, DAY[20])]],
+            "1",
+            {"manifest": (20, "1"), "data": (20, "0")},
+        ),
+        # That it does not boot takes nothing from its data.
+        (
+            [[("local", "data", True, DAY[21]), ("local", "boot", False, DAY[22])]],
+            "0",
+            {"manifest": (21, "1"), "data": (21, "1"), "boot": (22, "0")},
+        ),
+        # What cannot be understood tells nothing.
+        ([[("local", "smell", True, DAY[21]), ("local", "data", True, "yesterday")]], "0", {}),
+    ],
+)
+def test_what_was_verified(
+    backups: list[list[tuple[str, str, bool, str]]], bad: str, told: dict[str, tuple[int, str]]
+) -> None:
+    entries = [entry(backup_id=f"202611{22 + i}T010000Z", **verified(*one)) for i, one in enumerate(backups)]
+    text = render(VMS, [*entries, entry(DB, verified={"results": 7})], now=NOW)
+    assert values(text)["bad"] == bad
+    found = {}
+    for level in ("manifest", "data", "boot"):
+        label = f'{{uuid="{WEB}",name="web1",level="{level}"}}'
+        lines = [line.split()[1] for line in text.splitlines() if line.startswith("vmforge_") and label in line]
+        found.update({level: tuple(lines)} if lines else {})
+    assert found == {level: (SECONDS[day], ok) for level, (day, ok) in told.items()}
+    assert f'uuid="{DB}",name="db1",level' not in text
+    promtool("check", "metrics", text=text)
+    # They are of the listing, and not of the file as it was.
+    assert "last_verified" not in render(VMS, [], now=NOW, before=text)
+
+
 @pytest.mark.once
 def test_the_rules_tell_what_is_wrong(tmp_path: Path) -> None:
     labels = f'{{instance="n1",name="web1",uuid="{WEB}"}}'
@@ -160,6 +216,8 @@ def test_the_rules_tell_what_is_wrong(tmp_path: Path) -> None:
         {"series": expected["VMForgeBackupMissing"], "values": "1x2000"},
         {"series": expected["VMForgeBackupFailed"], "values": "0x2000"},
         {"series": f"vmforge_backup_last_success_timestamp_seconds{labels}", "values": "0x2000"},
+        {"series": f"vmforge_backup_bad{labels}", "values": "2x2000"},
+        {"series": f"vmforge_backup_good{labels}", "values": "2x20000"},
         {"series": 'vmforge_backup_updated_timestamp_seconds{instance="n1"}', "values": "0x4000"},
     ]
     fired = [
@@ -188,6 +246,18 @@ def test_the_rules_tell_what_is_wrong(tmp_path: Path) -> None:
                 "The last backup of web1 on n1 failed",
             ),
             (
+                "20m",
+                "VMForgeBackupBad",
+                {"instance": "n1", "name": "web1", "uuid": WEB, "severity": "critical"},
+                "2 backups of web1 on n1 were found bad",
+            ),
+            (
+                "193h",
+                "VMForgeBackupUnverified",
+                {"instance": "n1", "name": "web1", "uuid": WEB, "severity": "warning"},
+                "No backup of web1 on n1 was read and compared for long",
+            ),
+            (
                 "51h",
                 "VMForgeBackupSilent",
                 {"instance": "n1", "severity": "critical"},
@@ -197,7 +267,7 @@ def test_the_rules_tell_what_is_wrong(tmp_path: Path) -> None:
     ]
     quiet = [
         {"eval_time": "1h", "alertname": name, "exp_alerts": []}
-        for name in ("VMForgeBackupOld", "VMForgeBackupMissing")
+        for name in ("VMForgeBackupOld", "VMForgeBackupMissing", "VMForgeBackupUnverified")
     ]
     test = {"interval": "1m", "input_series": series, "alert_rule_test": [*fired, *quiet]}
     path = tmp_path / "test.yml"
