@@ -53,27 +53,21 @@ class Reader(Protocol):
 
     def page(self, search: str, sort: str, first: int, count: int) -> Page:
         """Machines whose name, node or UUID has a text in it; ``sort`` is ``name``, ``age`` or ``size``."""
-        ...
 
     def machine(self, uuid: str) -> Machine | None:
         """One machine; None where neither the panel nor a backup knows it."""
-        ...
 
     def backups(self, uuid: str) -> list[Backup]:
         """All that there is of it, newest first."""
-        ...
 
     def policy(self, uuid: str) -> Mapping[str, Any] | None:
         """Its row in ``backup_policies``; None without one."""
-        ...
 
     def growth(self) -> list[tuple[date, str, int]]:
         """Day, storage and bytes of what exists now."""
-        ...
 
     def user(self, email: str) -> Mapping[str, Any] | None:
         """The panel's user of that address; only the columns that there are."""
-        ...
 
 
 def select(machines: Sequence[Machine], search: str, sort: str, first: int, count: int) -> Page:
