@@ -14,12 +14,13 @@ from typing import Any
 from ansible_collections.vmforge.backup.plugins.module_utils._compress import make_compressor
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import need
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._find_backups import open_store
 from ansible_collections.vmforge.backup.plugins.module_utils._inspect import inspect
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
-from ansible_collections.vmforge.backup.plugins.module_utils._offsite import check_access
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, check_access
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._processes import run_each
 from ansible_collections.vmforge.backup.plugins.module_utils._programs import need_program, run_program
@@ -93,7 +94,12 @@ def _plan(options: BackupOptions, ref: VmRef) -> dict[str, Any]:
         if turn.fresh is not None and not uploads:
             result.found_fresh(turn.fresh, directory.entry(turn.fresh.id))
             return result.as_dict()
-        result.plan(uploads, None if turn.fresh is not None else inspect(domain, directory, options).plan)
+        plan = None
+        if turn.fresh is None:
+            with open_store(options.s3) as store:
+                offsite = OffsiteVm(store, ref.uuid) if store is not None else None
+                plan = inspect(domain, directory, options, offsite).plan
+        result.plan(uploads, plan)
     except VMForgeError as error:
         result.fail(error, phase="planning")
     return result.as_dict()

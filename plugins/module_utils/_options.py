@@ -32,7 +32,7 @@ BACKUP_ARGUMENTS: dict[str, dict[str, Any]] = {
     "backup_dir": {"type": "path", "default": DEFAULT_BACKUP_DIR},
     "offsite": {"type": "str", "choices": ["none", "s3"], "default": "none"},
     "delete_local_after_upload": {"type": "bool", "default": False},
-    "type": {"type": "str", "choices": list(TYPES), "default": "full"},
+    "type": {"type": "str", "choices": list(TYPES), "default": "auto"},
     "max_incrementals": {"type": "int", "default": 30},
     "full_every": {"type": "str", "default": "7d"},
     "parallel": {"type": "int", "default": 1},

@@ -79,7 +79,7 @@ options:
         and a warning says so.
     type: str
     choices: [auto, full, incremental]
-    default: full
+    default: auto
   max_incrementals:
     description:
       - How many incremental backups may follow a full one, from 0 to 100.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.bed.guest import Guest
 from tests.bed.records import Geometry, verify
 from tests.fleet.fleet import NODES, Fleet
 
@@ -212,13 +213,22 @@ def _prove_newest(fleet: Fleet, client: Any, bucket: Place, found: Comparison) -
         if not backups:
             continue
         with tempfile.TemporaryDirectory(prefix="vmforge-fleet-", dir="/var/tmp") as place:
-            images = []
-            for disk in guest.disks:
-                image = Path(place) / f"{disk.target}.qcow2"
-                key = f"{PREFIX}{guest.uuid}/{backups[-1]}/{image.name}"
-                with image.open("wb") as file:
-                    file.writelines(_read(client, fleet.s3.bucket, key))
-                images.append(image)
+            wanted: str | None = backups[-1]
+            while wanted is not None:
+                wanted = _fetch(fleet, client, guest, wanted, Path(place))
+            images = [Path(place) / backups[-1] / f"{disk.target}.qcow2" for disk in guest.disks]
             newest = verify(images, Geometry.of(guest))
         running = not name.endswith("db1")
         found.check(newest > 0 or not running, f"{name}/{backups[-1]} holds no record")
+
+
+def _fetch(fleet: Fleet, client: Any, guest: Guest, backup_id: str, place: Path) -> str | None:
+    """Fetch the disks of a backup; the id of the one that it builds on."""
+    prefix = f"{PREFIX}{guest.uuid}/{backup_id}/"
+    (place / backup_id).mkdir()
+    for disk in guest.disks:
+        image = place / backup_id / f"{disk.target}.qcow2"
+        with image.open("wb") as file:
+            file.writelines(_read(client, fleet.s3.bucket, prefix + image.name))
+    parent = json.loads(b"".join(_read(client, fleet.s3.bucket, prefix + "manifest.json")))["parent"]
+    return str(parent["id"]) if parent is not None else None
