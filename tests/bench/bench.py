@@ -25,7 +25,7 @@ from typing import Any
 from tests.bed.guest import Guest, scratch_directory
 from tests.bed.hypervisor import system_libvirt
 from tests.bed.s3 import S3Server, weed
-from tests.bench import catalog, retention
+from tests.bench import catalog, incremental, retention
 from tests.bench.disks import GIB, make_disk, make_guest, start, warm
 from tests.bench.limits import (
     Limit,
@@ -98,6 +98,7 @@ class Bench:
             "scratch_dir": str(self.scratch_dir),
             "nice": 0,
             "ionice": "none",
+            "type": "full",
         }
         if s3:
             place = {"offsite": "s3", "s3_prefix": _PREFIX, "delete_local_after_upload": True}
@@ -315,8 +316,11 @@ def main() -> None:
             bench.guest.undefine()
         # Before the parts alone: a process begins with its parent's memory on its account.
         bench.sparse()
+        say("bench: incremental backups …")
+        incrementals = incremental.Incrementals(directory, size=int(size * GIB)).measure()
         limit = bench.limit()
         report = bench.report(limit)
+        report["incremental"] = incrementals
     # Apart from the rounds: it needs a database, and neither a guest nor a disk.
     say("bench: the catalogue …")
     report["catalog"] = catalog.measure()
@@ -325,6 +329,7 @@ def main() -> None:
     (ROOT / "build").mkdir(exist_ok=True)
     (ROOT / "build" / "bench.json").write_text(json.dumps(report, indent=1) + "\n")
     say(table(report))
+    say("\n".join(incremental.lines(report["incremental"])))
     say("\n".join(catalog.lines(report["catalog"])))
     say("\n".join(retention.lines(report["retention"])))
 
