@@ -21,6 +21,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
 from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_error
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteBackup
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_checksum import contradicts
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import ObjectInfo
 
 LOCAL, S3 = "local", "s3"
@@ -211,6 +212,12 @@ class OffsiteCopy:
         if info.sha256 is not None and record.sha256 not in (None, info.sha256):
             raise DamagedError(Damage(S3, record.name, f"was uploaded with the SHA-256 {info.sha256}"))
         return _Object(self.place, info, record)
+
+    def compare_checksum(self, record: FileRecord) -> None:
+        """Compare the checksum that the server keeps, if it does. Raises ``DamagedError``, ``S3Error``."""
+        info = self.place.store.head(self.place.key(record.name), checksum=True)
+        if info is not None and info.stored_checksum and contradicts(info.stored_checksum, record.parts):
+            raise DamagedError(Damage(S3, record.name, f"has the checksum {info.stored_checksum} there"))
 
 
 class _Object:

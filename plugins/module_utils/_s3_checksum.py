@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import botocore
@@ -65,6 +65,27 @@ def checksum_headers(kind: str, data: bytes | bytearray | memoryview, sha256: by
     if kind == SHA256:
         return {"ChecksumSHA256": base64.b64encode(sha256).decode()}
     return {"ContentMD5": base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()}
+
+
+def contradicts(stored: str, parts: Sequence[str]) -> bool:
+    """Whether the SHA-256 that a server keeps with an object is certainly not that of these parts.
+
+    Of an object uploaded in parts it is the SHA-256 of their digests, with their number behind it. One in another
+    number of parts, copied by somebody else for instance, tells nothing.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
+
+    Args:
+        stored: As the server tells it.
+        parts: Hexadecimal SHA-256 of each.
+    """
+    digest, _dash, count = stored.partition("-")
+    digests = b"".join(bytes.fromhex(part) for part in parts)
+    if count:
+        wanted = hashlib.sha256(digests).digest() if count == str(len(parts)) else None
+    else:
+        wanted = digests if len(parts) == 1 else None
+    return wanted is not None and digest != base64.b64encode(wanted).decode()
 
 
 def _probe(client: Any, config: S3Config) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils import _s3_files
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import NotFoundError, S3Error
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import ClientMaker, botocore_errors
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import ClientMaker, accepts, botocore_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
     DENIED,
@@ -81,8 +81,11 @@ class S3Reader:
                     raise translate(error, f"read '{key}'", self.config) from None
         raise AssertionError("unreachable")
 
-    def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo | None:
+    def head(self, key: str, *, version_id: str | None = None, checksum: bool = False) -> ObjectInfo | None:
         """Look at an object.
+
+        Args:
+            checksum: Ask for the one that the server keeps; with SSE-KMS that needs the right to decrypt.
 
         Returns:
             None only if the server certainly says that it is not there.
@@ -91,9 +94,11 @@ class S3Reader:
             S3Error: With code ``s3_denied`` where the keys have no right to look. Without the right to list, AWS
                 answers so for missing objects too.
         """
-        version = {"VersionId": version_id} if version_id else {}
+        more = {"VersionId": version_id} if version_id else {}
+        if checksum and accepts(self._client, "HeadObject", "ChecksumMode"):
+            more["ChecksumMode"] = "ENABLED"
         try:
-            answer = self._client.head_object(Key=key, **self._target, **version)
+            answer = self._client.head_object(Key=key, **self._target, **more)
         except botocore_errors() as error:
             if is_missing(error):
                 self._check_bucket()
@@ -113,6 +118,7 @@ class S3Reader:
             lock_mode=answer.get("ObjectLockMode"),
             locked_until=answer.get("ObjectLockRetainUntilDate"),
             legal_hold=answer.get("ObjectLockLegalHoldStatus") == "ON",
+            stored_checksum=answer.get("ChecksumSHA256"),
         )
 
     def list(self, prefix: str) -> list[ObjectInfo]:

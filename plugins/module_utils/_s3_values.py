@@ -34,6 +34,7 @@ class ObjectInfo:
         metadata: User metadata with lower-case names; ``sha256`` is ours, in hexadecimal.
         locked_until: No version may be deleted before; from object lock.
         legal_hold: Locked without a date.
+        stored_checksum: What the server keeps as its SHA-256, in its own notation; only where that was asked for.
     """
 
     key: str
@@ -48,6 +49,7 @@ class ObjectInfo:
     lock_mode: str | None = None
     locked_until: datetime | None = None
     legal_hold: bool = False
+    stored_checksum: str | None = None
 
     @property
     def sha256(self) -> str | None:

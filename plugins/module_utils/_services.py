@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceError, describe_error
 from ansible_collections.vmforge.backup.plugins.module_utils._programs import need_program, run_program
 
 _SYSTEMD = Path("/run/systemd/system")
@@ -134,6 +135,7 @@ class Services:
             os.chdir("/")
             os.execv(service.argv[0], list(service.argv))
         finally:
+            os.write(2, f"{describe_error(sys.exc_info()[1])}\n".encode())
             os._exit(127)
 
     def _process(self, service: Service) -> int | None:

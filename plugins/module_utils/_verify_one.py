@@ -183,6 +183,8 @@ class Verification:
         if self.options.level == "manifest":
             try:
                 copy.open(record).close()
+                if isinstance(copy, OffsiteCopy):
+                    copy.compare_checksum(record)
             except DamagedError as error:
                 return [error.damage]
             return []

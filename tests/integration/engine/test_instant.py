@@ -110,7 +110,7 @@ def test_a_new_machine_runs_from_s3_at_once_and_writes_while_it_is_filled(
         return done
 
     monkeypatch.setattr(_instant, "pulled_bytes", watched)
-    monkeypatch.setattr(_instant, "begin_pull", functools.partial(slow_pull, speed=3))
+    monkeypatch.setattr(_instant, "begin_pull", functools.partial(slow_pull, speed=2))
     try:
         outcome = restore(engine, machine, to=new, storage=str(engine.place), backup_dir=str(tmp_path / "empty"))
         values = outcome.values

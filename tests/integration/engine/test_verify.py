@@ -26,7 +26,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._verify import verify_backups
 from ansible_collections.vmforge.backup.plugins.module_utils._verify_options import VERIFY_ARGUMENTS
-from tests.bed.backups import DAMAGERS, NODE, OTHER_UUID, UUID, make_backup, some_files
+from tests.bed.backups import DAMAGERS, NODE, OTHER_UUID, UUID, describe, make_backup, some_files
 from tests.bed.guest import MIB
 from tests.bed.s3 import S3Server
 from tests.bed.s3_proxy import cutting_proxy
@@ -225,3 +225,25 @@ def test_a_hundred_damages_in_s3_are_all_found(server: S3Server, tmp_path: Path)
             file.unlink()
         path.rmdir()
         path.parent.rmdir()
+
+
+def test_another_object_of_the_same_size_is_found_by_its_stored_checksum(stored: Stored) -> None:
+    before = stored.verify(level="manifest")
+    assert (before.failure, entry(before)["bytes_read"]) == (None, 0)
+    # Uploaded as ours are: the server checks the parts, and keeps what it has computed.
+    config = S3Config.from_params(stored.options)
+    (stored.path / "other").write_bytes(damaged(stored.files["vda.qcow2"], 5))
+    record = describe("other", (stored.path / "other").read_bytes(), PART)
+    with contextlib.closing(S3Store(config)) as store:
+        store.upload_file(
+            stored.key("vda.qcow2"),
+            str(stored.path / "other"),
+            part_size=PART,
+            part_sha256=[bytes.fromhex(part) for part in record.parts],
+            sha256=None,
+        )
+    outcome = stored.verify(level="manifest", repair=False)
+    [damage] = entry(outcome)["damages"]
+    assert (damage["place"], damage["file"], damage["part"]) == ("s3", "vda.qcow2", None)
+    assert "checksum" in damage["problem"]
+    assert entry(outcome)["bytes_read"] == 0
