@@ -5,11 +5,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.bed.ansible import Ansible, found_cores
+from tests.bed.ansible import ROOT, SYSTEM_PATH, Ansible, found_cores
+from tests.integration.roles.conftest import Hypervisor, Storage
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +42,48 @@ def installed(core: Ansible, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return env
 
 
-def test_playbooks_are_found_by_name(core: Ansible, installed: dict[str, str], tmp_path: Path) -> None:
-    done = core.run("ansible-playbook", "vmforge.backup.list", "-e", f"vmforge_backup_dir={tmp_path}", env=installed)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "There is no backup." in done.stdout
-    for name in ("backup", "site"):
-        done = core.run("ansible-playbook", f"vmforge.backup.{name}", "--syntax-check", env=installed)
-        assert done.returncode == 0, done.stderr
+def commands(machine: str) -> list[list[str]]:
+    """Those of ``docs/getting-started.md`` that work on a machine and do more than plan."""
+    text = (ROOT / "docs" / "getting-started.md").read_text()
+    lines = re.findall(r"^ansible-playbook (.* -e vm=web1.*)$", text, re.MULTILINE)
+    return [shlex.split(line.replace("web1", machine)) for line in lines if "--check" not in line]
+
+
+def test_a_beginner_gets_from_a_backup_to_a_restored_machine(
+    core: Ansible, installed: dict[str, str], hypervisor: Hypervisor, storage: Storage, tmp_path: Path
+) -> None:
+    variables = tmp_path / "variables.json"
+    variables.write_text(
+        json.dumps({**storage.variables, "vmforge_backup_restore_state_dir": str(storage.place / "state")})
+    )
+    texts = []
+    try:
+        for argv in commands(hypervisor.db.name):
+            done = subprocess.run(
+                hypervisor.libvirt.argv([str(core.bin / "ansible-playbook"), *argv, "-e", f"@{variables}"]),
+                env={"HOME": str(tmp_path), "LANG": "C.UTF-8", "PATH": f"{core.bin}:{SYSTEM_PATH}", **installed},
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                timeout=300,
+                check=False,
+            )
+            assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
+            texts.append(done.stdout)
+        copy = f"{hypervisor.db.name}-copy"
+        assert [argv[0].rpartition(".")[2] for argv in commands("")] == ["backup", "list", "verify", "restore"]
+        assert "offline" in texts[1]
+        assert hypervisor.db.virsh("domstate", copy).strip() == "shut off"
+    finally:
+        # Other tests count the machines.
+        with contextlib.suppress(RuntimeError):
+            hypervisor.db.virsh("undefine", f"{hypervisor.db.name}-copy")
+
+
+def test_every_playbook_can_be_read(core: Ansible, installed: dict[str, str]) -> None:
+    names = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
+    done = core.run("ansible-playbook", *(f"vmforge.backup.{name}" for name in names), "--syntax-check", env=installed)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_plugin_and_role_has_documentation(core: Ansible, installed: dict[str, str]) -> None:
