@@ -40,8 +40,8 @@ options:
     type: str
   level:
     description:
-      - V(manifest) looks whether all files are there in the right sizes, and compares the checksums that the server of S3
-        keeps, if it does. Nothing is read.
+      - V(manifest) looks whether all files are there in the right sizes, and compares the checksums that the server of
+        S3 keeps, if it does. Nothing is read.
       - V(data) reads all of it and compares every part with its SHA-256.
       - All that an incremental backup builds on is verified in the same way, and is told in RV(backups), too.
       - V(boot) does so as well, and then boots it. It has booted once its guest agent answers, or once O(boot_pattern)
