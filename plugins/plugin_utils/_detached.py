@@ -56,7 +56,7 @@ class DetachedAction(ActionBase):
             ) from error
 
     def _follow(self, variables: dict[str, Any], interval: Interval) -> dict[str, Any]:
-        began = time.monotonic()
+        began, playbook = time.monotonic(), os.getppid()
         reply = self._begin(variables, interval.after(0))
         job = reply.get("job")
         joined = reply.pop("joined", None) or (job if job and job["joined"] else None)
@@ -66,6 +66,9 @@ class DetachedAction(ActionBase):
         if joined:
             self._tell_joined(joined)
         while job:
+            if os.getppid() != playbook:
+                # It was killed, and this process of it was not: the answer is for whoever asks next.
+                raise AnsibleActionFail("The playbook has ended.")
             if not interval.silent and not self._task.no_log:
                 self._show(job)
             reply = self._ask(job["job"], variables, interval.after(time.monotonic() - began))
