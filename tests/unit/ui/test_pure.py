@@ -143,7 +143,7 @@ GOOD = {
     "hold": {"id": ID, "reason": "audit", "until": "2027-01-31T00:00:00Z"},
     "free": {"id": ID},
     "verify": {"id": ID},
-    "restore": {"id": ID, "to": "web1-copy", "disconnect": True},
+    "restore": {"id": ID, "to": "web1-copy", "disconnect": True, "start": True},
     "policy": {"keep_daily": 3},
     "list": {},
     "status": {},
@@ -153,8 +153,10 @@ GOOD = {
 @pytest.mark.parametrize(("action", "values"), GOOD.items())
 def test_orders_become_variables_of_playbooks(action: str, values: dict[str, Any]) -> None:
     made = order(action, VM, "me@x", values)
-    playbook = Path(__file__).resolve().parents[3] / "playbooks" / f"{made.playbook}.yml"
-    assert playbook.exists()
+    root = Path(__file__).resolve().parents[3]
+    playbook = (root / "playbooks" / f"{made.playbook}.yml").read_text()
+    known = "".join(path.read_text() for path in (root / "roles").glob("*/defaults/main.yml")) + playbook
+    assert [name for name in made.variables if name not in known] == []
     assert made.variables.get("vm", VM) == VM
     if action == "hold":
         assert made.variables["vmforge_backup_hold_by"] == "me@x"
