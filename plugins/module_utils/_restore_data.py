@@ -182,7 +182,8 @@ class DiskMaker:
             here = LocalCopy(path.parent)
             named = FileRecord(path.name, record.size, None, record.part_size, record.parts)
             bad = find_damage(here, named, parallel=self._parallel, advance=_ignore)
-            wanted = [damage.part for damage in bad if damage.part is not None]
+            # One of the file as a whole says nothing of its parts.
+            wanted = wanted if any(d.part is None for d in bad) else [d.part for d in bad if d.part is not None]
         with GoodParts(record, layer.backup.copies) as good:
             try:
                 write_parts(path, record, wanted, good, parallel=self._parallel, advance=self._progress.advance)
