@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import socket as socketlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -131,10 +132,20 @@ class ExportServer:
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        while not self._socket.exists():
+        while not listens(self._socket):
             if self._server.ended():
                 reason = self._server.said() or "no reason given"
                 raise SourceError(f"qemu-nbd cannot open the disk: {reason}.", code="disk_unreadable")
             if time.monotonic() > deadline:
                 raise SourceError(f"qemu-nbd did not start within {_START_SECONDS:.0f} seconds.")
             time.sleep(0.01)
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody takes connections there: a socket has its name a moment before."""
+    with socketlib.socket(socketlib.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True

@@ -21,6 +21,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import NotF
 from ansible_collections.vmforge.backup.plugins.module_utils._nbd import Export
 from ansible_collections.vmforge.backup.plugins.module_utils._nbdkit import S3Access, object_server
 from ansible_collections.vmforge.backup.plugins.module_utils._programs import Background, need_program
+from ansible_collections.vmforge.backup.plugins.module_utils._qemu import listens
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import Layer
@@ -180,7 +181,7 @@ def wait_until_served(helper: Helper, *, ended: Callable[[], bool], logs: Sequen
         SourceError: It cannot; says why.
     """
     deadline = time.monotonic() + _START_SECONDS
-    while not helper.socket.exists() and not ended() and time.monotonic() < deadline:
+    while not listens(helper.socket) and not ended() and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
     try:
         # Answered only when what is served was opened.
