@@ -23,7 +23,13 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     StorageError,
     VMForgeError,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._extents import sample_clusters, subtract, total, widen
+from ansible_collections.vmforge.backup.plugins.module_utils._extents import (
+    count_clusters,
+    sample_clusters,
+    subtract,
+    total,
+    widen,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._files import remove_tree
 from ansible_collections.vmforge.backup.plugins.module_utils._model import Extent, format_bytes
 from ansible_collections.vmforge.backup.plugins.module_utils._nbd import BlockReader, Export
@@ -33,7 +39,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._stored_export impo
 
 # One for the block status, one for the clusters; a closed one may linger for a moment.
 _CLIENTS = 4
-SAMPLE_SHARE, SAMPLE_LEAST = 0.001, 10
+_SAMPLE_SHARE, _SAMPLE_LEAST = 0.001, 10
 
 
 class _ParentError(VMForgeError):
@@ -136,12 +142,12 @@ def _compare_allocation(disk: OpenDisk, dirty: Sequence[Extent], parent: Export)
 
 
 def _sample(disk: OpenDisk, before: Sequence[Extent], dirty: Sequence[Extent]) -> list[Extent]:
-    """Clean clusters to look at: some of all, and some where the parent has nothing and the disk may have something."""
+    """Clean clusters to look at: up to half of them where the parent has nothing and the disk may have something."""
     clean = subtract(disk.extents, dirty)
-    chosen: set[Extent] = set()
-    for extents in (clean, subtract(clean, before)):
-        chosen.update(sample_clusters(extents, size=disk.size, share=SAMPLE_SHARE, least=SAMPLE_LEAST))
-    return sorted(chosen, key=lambda extent: extent.offset)
+    wanted = max(_SAMPLE_LEAST, int(count_clusters(clean) * _SAMPLE_SHARE))
+    new = sample_clusters(subtract(clean, before), wanted // 2)
+    others = sample_clusters(subtract(clean, new), wanted - len(new))
+    return sorted([*new, *others], key=lambda extent: extent.offset)
 
 
 def _compare_clusters(disk: OpenDisk, parent: Export, clusters: Sequence[Extent], stopped: Callable[[], bool]) -> None:

@@ -73,25 +73,26 @@ def total(extents: Iterable[Extent]) -> int:
     return sum(extent.length for extent in extents)
 
 
-def sample_clusters(extents: Sequence[Extent], *, size: int, share: float, least: int) -> list[Extent]:
+def count_clusters(extents: Iterable[Extent]) -> int:
+    """How many clusters there are in extents of whole clusters."""
+    return sum(-(-extent.length // CLUSTER_SIZE) for extent in extents)
+
+
+def sample_clusters(extents: Sequence[Extent], count: int) -> list[Extent]:
     """Choose clusters at random.
 
     Args:
         extents: In whole clusters, but for the disk's end.
-        size: Of the disk.
-        share: Of all their clusters, such as 0.001.
-        least: How many at least, if there are so many.
+        count: How many, if there are so many.
 
     Returns:
         One extent for each cluster, ascending.
     """
     ends = list(accumulate(-(-extent.length // CLUSTER_SIZE) for extent in extents))
-    count = ends[-1] if ends else 0
-    wanted = min(count, max(least, round(count * share)))
+    there = ends[-1] if ends else 0
     chosen: list[Extent] = []
-    for number in sorted(random.SystemRandom().sample(range(count), wanted)):
+    for number in sorted(random.SystemRandom().sample(range(there), min(there, count))):
         index = bisect_right(ends, number)
-        before = ends[index - 1] if index else 0
-        offset = extents[index].offset + (number - before) * CLUSTER_SIZE
-        chosen.append(Extent(offset, min(CLUSTER_SIZE, size - offset)))
+        skipped = (number - (ends[index - 1] if index else 0)) * CLUSTER_SIZE
+        chosen.append(Extent(extents[index].offset + skipped, min(CLUSTER_SIZE, extents[index].length - skipped)))
     return chosen
