@@ -353,7 +353,7 @@ def test_parents_in_s3_only(engine: Engine, guest: Guest, take: Take, server: S3
         images = [chain / member["id"] / f"{target}.qcow2" for target in guest.records_on or ()]
         assert records.verify(images, records.Geometry.of(guest)) > 0
     # Without S3 nobody can look at the parent.
-    take("full", f"its ancestor {first['id']} is missing")
+    take("full", f"its ancestor {entry['id']} is missing")
 
 
 def test_the_id_of_a_chain(guest: Guest) -> None:
