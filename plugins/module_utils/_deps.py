@@ -69,7 +69,7 @@ def need(*libraries: str) -> None:
     Raises:
         DependencyError: One is missing; names the package for each distribution.
     """
-    loaded: dict[str, Any] = {"libvirt": libvirt, "nbd": nbd, "zstandard": zstandard}
+    loaded: dict[str, Any] = {"libvirt": libvirt and libvirt_qemu, "nbd": nbd, "zstandard": zstandard}
     lazy = {"boto3": botocore, "pymysql": pymysql}
     missing = tuple(name for name in libraries if (lazy[name]() if name in lazy else loaded[name]) is None)
     if not missing:
