@@ -25,7 +25,7 @@ def test_all_disks_of_a_running_guest_are_of_one_instant(engine: Engine, guest: 
     path = Path(entry["path"])
     assert before <= verify(path, guest) <= after
     assert {file.name for file in path.iterdir()} == {
-        "manifest.json", "domain.xml", "domain-live.xml", "vda.qcow2", "vdb.qcow2", "vdc.qcow2",
+        "manifest.json", "domain.xml", "domain-live.xml", "checkpoint.xml", "vda.qcow2", "vdb.qcow2", "vdc.qcow2",
     }  # fmt: skip
     assert path.stat().st_mode & 0o777 == 0o700
     # Frozen while it began: the journal of the file system was empty then.
