@@ -25,9 +25,9 @@ from vmforge_backup_ui.config import WebConfig
 from vmforge_backup_ui.reader import DatabaseReader, open_database
 
 _BIG = str(UUID(int=1 << 64))
+# Nothing but places, or each row would be a statement of its own.
 _INSERT = (
-    "INSERT INTO backups (vm_uuid, created_at, type, size_bytes, checksum_sha256, storage, path, meta, status) "
-    "VALUES (%s, %s, 'full', %s, REPEAT('a', 64), 'local', %s, %s, 'ready')"
+    "INSERT INTO backups (vm_uuid, created_at, size_bytes, checksum_sha256, path, meta) VALUES (%s, %s, %s, %s, %s, %s)"
 )
 
 
@@ -49,12 +49,12 @@ def full(bed: Bed) -> Bed:
                 "parent": None,
             }
             made = at.strftime("%Y-%m-%d %H:%M:%S")
-            rows.append((uuid, made, 1 << 30, f"/srv/{uuid}/{backup_id}", json.dumps(meta)))
+            rows.append((uuid, made, 1 << 30, "a" * 64, f"/srv/{uuid}/{backup_id}", json.dumps(meta)))
     with contextlib.closing(bed.server.connect()) as connection, connection.cursor() as cursor:
         cursor.execute("SET time_zone = '+00:00'")
         cursor.executemany(
-            "INSERT INTO vm_instances (uuid, node_id, name, type) VALUES (%s, 1, %s, 'kvm')",
-            [(uuid, f"vm{number}") for number, uuid in enumerate(uuids)],
+            "INSERT INTO vm_instances (uuid, node_id, name, type) VALUES (%s, %s, %s, %s)",
+            [(uuid, 1, f"vm{number}", "kvm") for number, uuid in enumerate(uuids)],
         )
         assert cursor.executemany(_INSERT, rows) == 10_000
     return bed
