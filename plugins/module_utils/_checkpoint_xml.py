@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from xml.etree import ElementTree
 
-from ansible_collections.vmforge.backup.plugins.module_utils._model import parse_id
+from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, parse_id
 
 _PREFIX = "vmforge-"
 _UUID_LENGTH = 8
@@ -28,7 +28,8 @@ def checkpoint_name(backup_id: str, uuid: str) -> str:
 
 def is_checkpoint_of(name: str, uuid: str) -> bool:
     """Whether a name is that of a checkpoint which we made of this VM."""
-    return name.startswith(_PREFIX) and name.endswith("-" + uuid[:_UUID_LENGTH])
+    backup_id = name[len(_PREFIX) : -_UUID_LENGTH - 1]
+    return bool(ID_PATTERN.match(backup_id)) and name == checkpoint_name(backup_id, uuid)
 
 
 def checkpoint_xml(name: str, disks: Iterable[str], *, created: datetime | None = None) -> str:

@@ -45,6 +45,9 @@ def test_one_that_is_there() -> None:
         ("vmforge-20261122T151200Z", False),
         ("virtnbdbackup.0", False),
         ("theirs-0f1c2d3e", False),
+        ("vmforge-0f1c2d3e", False),
+        ("vmforge-mine-0f1c2d3e", False),
+        ("vmforge-20261122T151200Z-x-0f1c2d3e", False),
     ],
 )
 def test_whose_it_is(name: str, ours: bool) -> None:
