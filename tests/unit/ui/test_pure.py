@@ -346,6 +346,7 @@ def test_jobs_are_kept_marked_and_forgotten(tmp_path: Path) -> None:
     left = {record["job"] for record in jobs.all()}
     assert running["job"] in left
     assert len(left) == 3
+    (tmp_path / "job.json").write_text("{}")
     for name in ("../jobs", "..", "", made[0]["job"] + "/../x", "20261122T151200Z-0123abcd"):
         with pytest.raises(MissingError):
             jobs.read(name)
