@@ -43,7 +43,7 @@ from tests.bed.hypervisor import system_libvirt
 
 # More than cores: much of the time is waiting for guests and hosts.
 _JOBS = 4
-_WEIGHTS = {"roles": 500, "engine": 400, "fleet": 300, "database": 100, "s3": 100}
+_WEIGHTS = {"roles": 500, "engine": 400, "fleet": 300, "database": 100, "s3": 100, "ui": 90}
 _SHARES = {"engine": 3}
 CACHE = ROOT / ".cache"
 PACKAGE = "ansible_collections.vmforge.backup"
