@@ -25,7 +25,7 @@ from typing import Any
 from tests.bed.guest import Guest, scratch_directory
 from tests.bed.hypervisor import system_libvirt
 from tests.bed.s3 import S3Server, weed
-from tests.bench import catalog, incremental, retention
+from tests.bench import catalog, incremental, playbooks, retention
 from tests.bench.disks import GIB, make_disk, make_guest, start, warm
 from tests.bench.limits import (
     Limit,
@@ -326,12 +326,15 @@ def main() -> None:
     report["catalog"] = catalog.measure()
     say("bench: retention …")
     report["retention"] = retention.measure()
+    say("bench: playbooks …")
+    report["playbooks"] = playbooks.measure()
     (ROOT / "build").mkdir(exist_ok=True)
     (ROOT / "build" / "bench.json").write_text(json.dumps(report, indent=1) + "\n")
     say(table(report))
     say("\n".join(incremental.lines(report["incremental"])))
     say("\n".join(catalog.lines(report["catalog"])))
     say("\n".join(retention.lines(report["retention"])))
+    say("\n".join(playbooks.lines(report["playbooks"])))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,113 @@
+# Copyright (c) VMForge contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What Ansible costs on top of the engine: a node with 1, 10 and 50 small machines, and a second roll-out per host."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.bed.ansible import Ansible, found_cores
+from tests.bed.guest import MIB, Disk, Guest, scratch_directory
+from tests.bed.hypervisor import system_libvirt
+
+MACHINES = (1, 10, 50)
+HOSTS = (1, 5)
+# Seconds of Ansible's for each further machine.
+TARGET_SECONDS = 0.5
+_TURNS = 3
+
+
+def measure() -> dict[str, Any]:
+    """Back up stopped machines by the playbook and by the engine, in turns; roll out to hosts that have it all."""
+    core = found_cores()[-1]
+    with system_libvirt(), scratch_directory("plays") as place:
+        guests = [
+            Guest(f"bench-{number}", place, [Disk(place / f"{number}.qcow2", size=MIB)])
+            for number in range(max(MACHINES))
+        ]
+        try:
+            for guest in guests:
+                guest.define()
+            backup = {str(count): _backup(core, place, guests[:count]) for count in MACHINES}
+        finally:
+            for guest in guests:
+                guest.undefine()
+        rollout = {str(count): _rollout(core, place, count) for count in HOSTS}
+    return {"backup": backup, "rollout": rollout}
+
+
+def _backup(core: Ansible, place: Path, guests: list[Guest]) -> dict[str, float]:
+    """The fastest of some turns, for what else runs only adds."""
+    names = [guest.uuid for guest in guests]
+    directories = {"backup_dir": str(place / "backups"), "scratch_dir": str(place / "scratch")}
+    variables = {f"vmforge_backup_{name.replace('backup_', '')}": path for name, path in directories.items()}
+    engine, play = [], []
+    for _turn in range(_TURNS):
+        for path in directories.values():
+            shutil.rmtree(path, ignore_errors=True)
+            Path(path).mkdir(mode=0o711)
+        engine.append(_seconds(lambda: _engine({"vm": names, "parallel": 1, **directories})))
+        play.append(_seconds(lambda: _play(core, "backup.yml", [], {"vm": names, **variables})))
+    return {"engine": round(min(engine), 2), "playbook": round(min(play), 2)}
+
+
+def _engine(params: dict[str, Any]) -> None:
+    argv = [sys.executable, "-m", "tests.bench.ours"]
+    done = subprocess.run(argv, input=json.dumps(params), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"our backup failed: {done.stdout}{done.stderr}")
+
+
+def _rollout(core: Ansible, place: Path, count: int) -> float:
+    """The second run, after one that made everything."""
+    hosts = place / "hosts"
+    names = [f"host{number}" for number in range(count)]
+    own = "{0} vmforge_backup_dir={1}/{0}/backups vmforge_backup_scratch_dir={1}/{0}/scratch"
+    lines = [own.format(name, place) for name in names]
+    local = ["ansible_connection=local", "ansible_python_interpreter=/usr/bin/python3"]
+    hosts.write_text("\n".join(["[vmforge_nodes]", *lines, "[vmforge_nodes:vars]", *local]) + "\n")
+    options = ["-i", str(hosts)]
+    seconds = [_seconds(lambda: _play(core, "rollout.yml", options, {})) for _turn in range(1 + _TURNS)]
+    return round(min(seconds[1:]), 2)
+
+
+def _play(core: Ansible, playbook: str, options: list[str], variables: dict[str, Any]) -> None:
+    done = core.playbook(f"playbooks/{playbook}", *options, variables=variables)
+    if done.returncode:
+        raise RuntimeError(f"{playbook} failed: {done.stdout[-3000:]}{done.stderr[-1000:]}")
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def lines(report: dict[str, Any]) -> list[str]:
+    """The report for people."""
+    found = []
+    above = {}
+    for count, seconds in report["backup"].items():
+        above[int(count)] = seconds["playbook"] - seconds["engine"]
+        words = f"backup.yml, {count} small machines"
+        found.append(f"{words:32}{seconds['playbook']:6.2f} s, of which the engine {seconds['engine']:.2f}")
+    few, many = min(above), max(above)
+    further = (above[many] - above[few]) / (many - few)
+    verdict = f"to reach: {TARGET_SECONDS:.2f} s  {'yes' if further <= TARGET_SECONDS else 'NO'}"
+    found.append(f"{'Ansible, each further machine':32}{further:6.3f} s   {verdict}")
+    one, more = (report["rollout"][str(count)] for count in HOSTS)
+    each = (more - one) / (HOSTS[1] - HOSTS[0])
+    found.append(f"{'second rollout.yml':32}{one:6.2f} s for one host, {each:.2f} s for each further one")
+    return found
+
+
+if __name__ == "__main__":
+    print("\n".join(lines(measure())))
