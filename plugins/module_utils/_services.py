@@ -114,22 +114,18 @@ class Services:
         return self._directory / f"{service.name}.pid"
 
     def _detach(self, service: Service) -> None:
-        """Fork twice, so that nobody waits for it and no terminal's end ends it."""
+        """A session of its own, so that no terminal's end ends it; init takes it over when this process ends."""
         pid = os.fork()
         if pid:
-            os.waitpid(pid, 0)
+            self._note(service).write_text(f"{pid} {_started(pid)}\n", encoding="utf-8")
             return
         try:
             os.setsid()
-            child = os.fork()
-            if child:
-                self._note(service).write_text(f"{child} {_started(child)}\n", encoding="utf-8")
-                os._exit(0)
             out = os.open(service.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             for number, descriptor in enumerate((null, out, out)):
                 os.dup2(descriptor, number)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             os.umask(_UMASK)
             os.chdir("/")
