@@ -122,6 +122,8 @@ class Fleet:
             for node in NODES:
                 self._make_node(node)
             self._write_inventory()
+            for node in NODES:
+                self._wait_for_guests(node)
         except BaseException:
             self.down()
             raise
@@ -187,6 +189,8 @@ class Fleet:
             guest.define()
             if running:
                 guest.start()
+
+    def _wait_for_guests(self, node: str) -> None:
         for name, running in GUESTS[node].items():
             if running:
                 self.guests[name].wait_more(5)

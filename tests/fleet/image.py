@@ -26,6 +26,7 @@ PACKAGES = (
     "dbus",
     "openssh-server",
     "python3",
+    "python3-apt",
     "python3-venv",
     "ca-certificates",
     "cron",
