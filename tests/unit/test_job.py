@@ -139,6 +139,7 @@ def test_old_ones_are_forgotten_and_running_ones_are_not(jobs: Jobs, tmp_path: P
     assert old.wait(10)
     go = tmp_path / "go"
     long, _joined = jobs.begin_or_join("l", FACTS, waiting_for(go, {"values": {}}))
+    begun(long)
     for job in (old, long):
         os.utime(job.path, (0, 0))
     jobs.begin_or_join("m", FACTS, lambda: {"values": {}})
