@@ -195,13 +195,24 @@ class DiskMaker:
 
     def _convert(self, sources: Sequence[Path], image: Image, target: Path) -> None:
         self._progress.enter(f"writing {image.disk.target}", total=image.disk.virtual_size)
+        if not image.is_device:
+            target.unlink(missing_ok=True)
+        with storage_errors(f"syncing {target}"):
+            # Made before qemu-img does, with nobody's rights but ours. And open before it: qemu-img does not tell of a
+            # write that failed behind its back, and the kernel tells such an error only to those who had the file open.
+            flags = os.O_RDWR if image.is_device else os.O_RDWR | os.O_CREAT | os.O_EXCL
+            descriptor = os.open(target, flags | os.O_CLOEXEC, 0o600)
+            try:
+                self._run_convert(sources, image, target)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            sync_directory(target.parent)
+
+    def _run_convert(self, sources: Sequence[Path], image: Image, target: Path) -> None:
         options = ["-n"] if image.is_device else []
         program = need_program("qemu-img", debian="qemu-utils", redhat="qemu-img")
         setpriv = need_program("setpriv", debian="util-linux", redhat="util-linux-core")
-        if not image.is_device:
-            target.unlink(missing_ok=True)
-            # Made before qemu-img does, with nobody's rights but ours.
-            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         argv = [setpriv, "--pdeathsig", "KILL", "--", program, "convert", "-O", image.format]
         # Complete, so that no name in an image is followed: an image may have been moved, or another one put there.
         source = layered([{"driver": "file", "filename": str(path)} for path in sources])
@@ -219,13 +230,6 @@ class DiskMaker:
         if writer.status():
             reason = writer.said().replace("qemu-img: ", "") or f"status {writer.status()}"
             raise StorageError(f"Writing disk {image.disk.target} to {target} failed: {reason}.", code="write_failed")
-        with storage_errors(f"syncing {target}"):
-            descriptor = os.open(target, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            sync_directory(target.parent)
 
     def _put_used_aside(self, image: Image) -> None:
         """An image that was finished and then written to may be what a guest worked on; half an image is none."""
