@@ -25,7 +25,7 @@ from typing import Any
 from tests.bed.guest import Guest, scratch_directory
 from tests.bed.hypervisor import system_libvirt
 from tests.bed.s3 import S3Server, weed
-from tests.bench import catalog, incremental, playbooks, retention
+from tests.bench import catalog, incremental, playbooks, restore, retention
 from tests.bench.disks import GIB, make_disk, make_guest, start, warm
 from tests.bench.limits import (
     Limit,
@@ -318,9 +318,12 @@ def main() -> None:
         bench.sparse()
         say("bench: incremental backups …")
         incrementals = incremental.Incrementals(directory, size=int(size * GIB)).measure()
+        say("bench: restores …")
+        restores = restore.Restores(directory, s3, size=int(size * GIB), rounds=min(rounds, 3)).measure()
         limit = bench.limit()
         report = bench.report(limit)
         report["incremental"] = incrementals
+        report["restore"] = restores
     # Apart from the rounds: it needs a database, and neither a guest nor a disk.
     say("bench: the catalogue …")
     report["catalog"] = catalog.measure()
@@ -332,6 +335,7 @@ def main() -> None:
     (ROOT / "build" / "bench.json").write_text(json.dumps(report, indent=1) + "\n")
     say(table(report))
     say("\n".join(incremental.lines(report["incremental"])))
+    say("\n".join(restore.lines(report["restore"])))
     say("\n".join(catalog.lines(report["catalog"])))
     say("\n".join(retention.lines(report["retention"])))
     say("\n".join(playbooks.lines(report["playbooks"])))
