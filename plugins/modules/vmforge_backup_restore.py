@@ -176,12 +176,18 @@ EXAMPLES = r"""
     s3_access_key: "{{ s3_access_key }}"
     s3_secret_key: "{{ s3_secret_key }}"
 
-- name: Have a second machine run within seconds
+- name: Have a second machine run out of S3 within seconds
   vmforge.backup.vmforge_backup_restore:
     vm: web1
     to: web1-now
     networks: disconnect
     instant: true
+    offsite: s3
+    s3_endpoint: s3.example.com:9000
+    s3_bucket: vm-backups
+    s3_prefix: vmforge/backups
+    s3_access_key: "{{ s3_access_key }}"
+    s3_secret_key: "{{ s3_secret_key }}"
 
 - name: Put a machine that is off back to where it was, and remove its old disks
   vmforge.backup.vmforge_backup_restore:
