@@ -42,12 +42,14 @@ class ImageFacts:
         allocated: Bytes, about, with those of its backing files.
         keeps_bitmaps: Its format can.
         granularity: In bytes, of a bitmap that is made now.
+        buried: Names of the bitmaps in its backing files.
     """
 
     allocated: int
     keeps_bitmaps: bool
     granularity: int
     bitmaps: tuple[Bitmap, ...] = ()
+    buried: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,9 @@ def _reason(disk: DiskNow, parent: Parent, *, running: bool) -> str | None:
 
 
 def _bitmap_reason(image: ImageFacts, before: DiskRecord, parent: Parent, *, running: bool) -> str | None:
+    if parent.checkpoint in image.buried:
+        # After an external snapshot each layer tells only of its own time.
+        return f"the bitmap of backup {parent.id} is spread over several images"
     bitmap = next((bitmap for bitmap in image.bitmaps if bitmap.name == parent.checkpoint), None)
     if bitmap is None:
         # A bitmap is written to the image when that is closed.

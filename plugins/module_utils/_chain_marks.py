@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.vmforge.backup.plugins.module_utils._verified import bad_copies
+
 # UUID, id, and whether it is a backup or a failed attempt.
 Key = tuple[str, str, str]
 
@@ -24,7 +26,7 @@ def mark_chains(found: Mapping[Key, dict[str, Any]], *, complete: bool) -> None:
     for key in sorted(found):
         entry, parent = found[key], None
         if entry["parent"] is None:
-            entry["chain_local"] = "local" in entry["copies"]
+            entry["chain_local"] = _is_good_here(entry)
             continue
         above = (key[0], str(entry["parent"]["id"]), key[2])
         if above < key:
@@ -32,7 +34,7 @@ def mark_chains(found: Mapping[Key, dict[str, Any]], *, complete: bool) -> None:
         problem = _problem(entry, parent, is_lost=complete and entry["path"] is not None)
         problems[key] = problem = problem or problems.get(above)
         entry["chain_local"] = (
-            "local" in entry["copies"] and parent is not None and bool(parent["chain_local"]) and problem is None
+            _is_good_here(entry) and parent is not None and bool(parent["chain_local"]) and problem is None
         )
         entry["error"] = entry["error"] or problem
 
@@ -50,8 +52,13 @@ def _problem(entry: Mapping[str, Any], parent: Mapping[str, Any] | None, *, is_l
 
 def _is_bad(entry: Mapping[str, Any]) -> bool:
     """Whether verifications found something wrong with each copy."""
-    record = entry["verified"] or {}
-    if record.get("manifest_sha256") != entry["checksum_sha256"]:
-        return False
-    bad = {result.get("copy") for result in record.get("results") or () if not result.get("ok")}
-    return bad.issuperset(entry["copies"])
+    bad = _bad_copies(entry)
+    return bool(bad) and bad.issuperset(entry["copies"])
+
+
+def _is_good_here(entry: Mapping[str, Any]) -> bool:
+    return "local" in entry["copies"] and "local" not in _bad_copies(entry)
+
+
+def _bad_copies(entry: Mapping[str, Any]) -> set[str]:
+    return bad_copies([entry["verified"] or {}], str(entry["checksum_sha256"]))

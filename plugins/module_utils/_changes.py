@@ -16,6 +16,7 @@ from typing import Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._basis import Basis
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    DependencyError,
     FormatError,
     NotFoundError,
     S3Error,
@@ -118,7 +119,7 @@ def _serve(layers: Sequence[Layer], directory: Path, backup_id: str) -> Iterator
             directory.mkdir(mode=0o700, parents=True)
             stack.callback(remove_tree, directory)
             stored = stack.enter_context(StoredExport(layers, directory=directory, clients=_CLIENTS))
-        except (SourceError, StorageError, S3Error, FormatError, NotFoundError) as error:
+        except (SourceError, StorageError, S3Error, FormatError, NotFoundError, DependencyError) as error:
             raise _ParentError(f"backup {backup_id} cannot be read now: {error.message}") from error
         yield stored.export
 

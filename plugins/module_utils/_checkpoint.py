@@ -17,7 +17,11 @@ from ansible_collections.vmforge.backup.plugins.module_utils._checkpoint_xml imp
     is_checkpoint_of,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import libvirt
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import HypervisorError, NotFoundError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    BusyError,
+    HypervisorError,
+    NotFoundError,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
 
 
@@ -74,13 +78,15 @@ class Checkpoints:
     def missing(self, name: str, targets: Iterable[str]) -> dict[str, str]:
         """Which disks of a running domain have not the bitmap of a checkpoint, and why."""
         found: dict[str, str] = {}
-        for target in targets:
-            try:
-                self.define(name, [target])
-            except HypervisorError as error:
-                lost = error.code == "bitmap_lost"
-                found[target] = f"its bitmap {name} is missing or broken" if lost else error.message
-        self.forget()
+        try:
+            for target in targets:
+                try:
+                    self.define(name, [target])
+                except HypervisorError as error:
+                    lost = error.code == "bitmap_lost"
+                    found[target] = f"its bitmap {name} is missing or broken" if lost else error.message
+        finally:
+            self.forget()
         return found
 
     def remove(self, name: str, targets: Iterable[str]) -> list[str]:
@@ -90,13 +96,16 @@ class Checkpoints:
             What libvirt says of those that could not be removed.
         """
         problems: list[str] = []
-        for target in targets:
-            try:
-                self.define(name, [target], validate=False)
-                self._delete(name, 0)
-            except HypervisorError as error:
-                problems.append(error.message)
-        self.forget()
+        try:
+            for target in targets:
+                try:
+                    self.define(name, [target], validate=False)
+                    self._delete(name, 0)
+                except (HypervisorError, BusyError) as error:
+                    problems.append(error.message)
+        finally:
+            # Whatever happened: a domain of which libvirt knows a checkpoint cannot be undefined.
+            self.forget()
         return problems
 
     def remove_if_there(self, name: str, targets: Iterable[str]) -> list[str]:

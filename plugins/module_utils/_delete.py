@@ -19,7 +19,13 @@ from ansible_collections.vmforge.backup.plugins.module_utils._files import (
     sync_directory,
     write_json,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._local import DELETING, MANIFEST, OFFSITE, VmDirectory
+from ansible_collections.vmforge.backup.plugins.module_utils._local import (
+    DELETING,
+    MANIFEST,
+    OFFSITE,
+    PARTIAL,
+    VmDirectory,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import (
     Manifest,
     decode_manifest,
@@ -180,5 +186,19 @@ def _children(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: str)
     for other in sorted(one for one in ids if one > backup_id):
         manifest = find_backup(directory, offsite, other)
         if manifest is not None and manifest.parent is not None and manifest.parent["id"] == backup_id:
+            found.append(other)
+    return found + _unfinished_children(directory, backup_id)
+
+
+def _unfinished_children(directory: VmDirectory, backup_id: str) -> list[str]:
+    """Of those with a manifest only the last step is missing, which the next run takes."""
+    found = []
+    for other in directory.ids(PARTIAL):
+        path = directory.entry(other, PARTIAL) / MANIFEST
+        try:
+            manifest = decode_manifest(path.read_bytes(), where=str(path))
+        except (FileNotFoundError, FormatError):
+            continue
+        if manifest.parent is not None and manifest.parent["id"] == backup_id:
             found.append(other)
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable
@@ -32,7 +33,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._local import (
     PROGRESS,
     VmDirectory,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest, manifest_sha256
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, format_time, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, drop_disks
 from ansible_collections.vmforge.backup.plugins.module_utils._pull import end_job
@@ -100,6 +101,11 @@ class Leftovers:
     def _finish(self, backup_id: str, manifest: Manifest, data: bytes) -> None:
         """All data were safe when the manifest was written; only the last step is missing."""
         path = self._directory.entry(backup_id, PARTIAL)
+        if manifest.parent is not None and not self._is_here(manifest.parent):
+            gone = manifest.parent["id"]
+            message = f"It was complete but for its last step, and backup {gone}, which it builds on, is gone."
+            self._discard(backup_id, _state(path), code="parent_gone", message=message)
+            return
         if not all((path / disk.file).exists() for disk in manifest.disks):
             if self._offsite is None:
                 self.warnings.append(f"{path} waits for a run with S3 to be finished there.")
@@ -113,7 +119,23 @@ class Leftovers:
         # Of the run that could not take this last step.
         self._directory.entry(backup_id, FAILED).unlink(missing_ok=True)
 
-    def _discard(self, backup_id: str, state: dict[str, Any]) -> None:
+    def _is_here(self, parent: Mapping[str, Any]) -> bool:
+        """The manifest of a backup of this node always lies here, whatever lies in S3."""
+        try:
+            data = (self._directory.entry(parent["id"]) / MANIFEST).read_bytes()
+        except FileNotFoundError:
+            return False
+        return manifest_sha256(data) == str(parent["manifest_sha256"])
+
+    def _discard(
+        self,
+        backup_id: str,
+        state: dict[str, Any],
+        *,
+        code: str = "interrupted",
+        message: str = "The run ended without finishing: its process was killed, or the host went down. What it had "
+        "written was removed by the next run.",
+    ) -> None:
         if self._domain is not None:
             # Before what tells of it goes.
             disks = [disk for disk in self._domain.spec().disks if disk.excluded is None]
@@ -127,9 +149,8 @@ class Leftovers:
                 backup_id,
                 started=state.get("started"),
                 phase=str(state.get("phase", "unknown")),
-                code="interrupted",
-                message="The run ended without finishing: its process was killed, or the host went down. What it had "
-                "written was removed by the next run.",
+                code=code,
+                message=message,
             )
 
     def _finish_drop(self, backup_id: str) -> None:

@@ -195,7 +195,7 @@ class Domain:
 
     def state(self) -> DomainState:
         """What it is doing now."""
-        state, reason = self.call("asking for the state of", lambda d: d.state())
+        (state, reason), active = self.call("asking for the state of", lambda d: (d.state(), bool(d.isActive())))
         names: Mapping[int, str] = {
             libvirt.VIR_DOMAIN_RUNNING: "running",
             libvirt.VIR_DOMAIN_BLOCKED: "blocked",
@@ -207,7 +207,8 @@ class Domain:
         }
         word = names.get(state, "unknown")
         io_error = state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR
-        return DomainState(state=word, active=word not in ("shutoff", "crashed"), io_error=io_error)
+        # Not from the word: a crashed one whose QEMU was preserved still has its disks open.
+        return DomainState(state=word, active=active, io_error=io_error)
 
     def xml(self, *, inactive: bool) -> str:
         """The definition, without secrets: libvirt leaves passwords out unless asked for them."""

@@ -9,20 +9,21 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from ansible_collections.vmforge.backup.plugins.module_utils._basis import Parent
-from ansible_collections.vmforge.backup.plugins.module_utils._copies import LOCAL
+from ansible_collections.vmforge.backup.plugins.module_utils._copies import LOCAL, S3
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     FormatError,
     NotFoundError,
     S3Error,
     StorageError,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, VmDirectory
+from ansible_collections.vmforge.backup.plugins.module_utils._files import read_json
+from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, OFFSITE, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import check_place, decode_manifest
 from ansible_collections.vmforge.backup.plugins.module_utils._model import parse_time
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup, open_backup
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import StoredChain, open_chain
-from ansible_collections.vmforge.backup.plugins.module_utils._verified import merge_checks
+from ansible_collections.vmforge.backup.plugins.module_utils._verified import bad_copies
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,32 @@ def find_parent(
         chain = open_chain(
             _open(directory, offsite, backup_id, damaged), lambda ancestor: _open(directory, offsite, ancestor, damaged)
         )
+        problem = _not_offsite(directory, offsite, chain) if offsite is not None else None
     except (NotFoundError, FormatError, StorageError, S3Error) as error:
         return f"backup {backup_id}, which has the last checkpoint, cannot be built on: {error.message}"
-    return ParentChain(_facts(chain), chain)
+    return problem or ParentChain(_facts(chain), chain)
+
+
+def _not_offsite(directory: VmDirectory, offsite: OffsiteVm, chain: StoredChain) -> str | None:
+    """Why a copy in this bucket would be worth nothing: it is that of a chain, which must lie there as a whole.
+
+    A member whose upload is still to be completed will lie there.
+    """
+    for member in chain.members:
+        backup_id = member.manifest.id
+        path = directory.entry(backup_id)
+        if not path.is_dir():
+            # It was found in the bucket.
+            continue
+        try:
+            noted = read_json(path / OFFSITE)
+        except FileNotFoundError:
+            noted = {}
+        if not noted or not offsite.backup(backup_id).is_place_of(noted):
+            return f"backup {backup_id}, on which it would depend, has no copy in this bucket"
+        if S3 in bad_copies(member.records.values(), member.sha256):
+            return f"the copy of backup {backup_id} in S3, on which it would depend, was verified as bad"
+    return None
 
 
 def _open(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: str, damaged: Collection[str]) -> StoredBackup:
@@ -93,8 +117,7 @@ def _open(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: str, dam
 
 def _good(stored: StoredBackup) -> StoredBackup:
     """Without the copies of which an earlier verification has found something bad."""
-    checks = merge_checks(stored.records.values(), stored.sha256, [])["results"]
-    bad = {check["copy"] for check in checks if not check["ok"]}
+    bad = bad_copies(stored.records.values(), stored.sha256)
     return replace(stored, copies=tuple(copy for copy in stored.copies if copy.name not in bad))
 
 

@@ -54,7 +54,7 @@ def image_facts(layers: Sequence[Mapping[str, Any]]) -> ImageFacts:
     size = int(top["virtual-size"])
     # A block device has no holes that could be counted.
     allocated = sum(int(layer.get("actual-size", 0)) for layer in layers) or size
-    special = top.get("format-specific", {}).get("data", {}) if top["format"] == "qcow2" else {}
+    special = _special(top)
     return ImageFacts(
         allocated=min(size, allocated),
         keeps_bitmaps=special.get("compat", "0.10") != "0.10",
@@ -64,7 +64,14 @@ def image_facts(layers: Sequence[Mapping[str, Any]]) -> ImageFacts:
             Bitmap(found["name"], int(found["granularity"]), found["flags"] == ["auto"])
             for found in special.get("bitmaps", ())
         ),
+        buried=tuple(found["name"] for layer in layers[1:] for found in _special(layer).get("bitmaps", ())),
     )
+
+
+def _special(layer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What only qcow2 says of itself."""
+    found: Mapping[str, Any] = layer.get("format-specific", {}).get("data", {}) if layer.get("format") == "qcow2" else {}
+    return found
 
 
 def check_image(path: str) -> str | None:

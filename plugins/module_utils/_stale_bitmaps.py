@@ -16,6 +16,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMFo
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
 from ansible_collections.vmforge.backup.plugins.module_utils._local import FAILED, MANIFEST, PARTIAL, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._parent import checkpoints_here
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
 
 _MOST_FAILED = 3
 
@@ -79,7 +80,8 @@ class StaleBitmaps:
         try:
             if not targets or not self._domain.state().active:
                 return []
-            problems = checkpoints.remove(name, targets) if certain else checkpoints.remove_if_there(name, targets)
+            with shielded():
+                problems = checkpoints.remove(name, targets) if certain else checkpoints.remove_if_there(name, targets)
         except VMForgeError as error:
             problems = [error.message]
         return [f"The bitmap {name} could not be removed; the next run tries again: {text}" for text in problems]

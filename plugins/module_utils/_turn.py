@@ -8,13 +8,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError
+from ansible_collections.vmforge.backup.plugins.module_utils._files import read_json
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, OFFSITE, VmDirectory
-from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, check_place, decode_manifest
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import (
+    Manifest,
+    check_place,
+    decode_manifest,
+    manifest_sha256,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._model import MAX_CLOCK_AHEAD, parse_time
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import is_pending
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
+from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import VERIFIED
+from ansible_collections.vmforge.backup.plugins.module_utils._verified import bad_copies
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,46 @@ def plan_turn(directory: VmDirectory, options: BackupOptions, *, now: datetime) 
         if options.s3 is not None and (_is_pending(path, warnings) or (young and not (path / OFFSITE).exists())):
             uploads.append(manifest)
         if young:
-            fresh = manifest
+            problem = _problem(directory, manifest)
+            if problem is None:
+                fresh = manifest
+            else:
+                warnings.append(f"Backup {backup_id} is young, but it cannot be restored: {problem}.")
     return Turn(tuple(uploads), fresh, tuple(warnings))
+
+
+def _problem(directory: VmDirectory, manifest: Manifest) -> str | None:
+    """What is known to be wrong with a backup or one that it builds on, without reading any data."""
+    here: Manifest | None = manifest
+    wanted = None
+    while here is not None:
+        path = directory.entry(here.id)
+        data = (path / MANIFEST).read_bytes()
+        if wanted not in (None, manifest_sha256(data)):
+            return f"{here.id} is not the one that it was made on"
+        if not _good_copies(path, here, manifest_sha256(data)):
+            return f"no copy of {here.id} is good"
+        if here.parent is None:
+            return None
+        above, wanted = here.parent["id"], here.parent["manifest_sha256"]
+        here = _read_manifest(directory, above, []) if above < here.id else None
+    return f"{above} is missing"
+
+
+def _good_copies(path: Path, manifest: Manifest, digest: str) -> set[str]:
+    """Copies that ought to be whole and of which no verification has said otherwise."""
+    offsite, verified = _read_note(path / OFFSITE), _read_note(path / VERIFIED)
+    copies = {"s3"} if offsite.get("completed_at") else set()
+    if all((path / disk.file).exists() for disk in manifest.disks):
+        copies.add("local")
+    return copies - bad_copies([verified], digest)
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except (FileNotFoundError, FormatError):
+        return {}
 
 
 def _is_pending(path: Path, warnings: list[str]) -> bool:

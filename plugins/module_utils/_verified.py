@@ -64,6 +64,12 @@ def merge_checks(records: Iterable[Mapping[str, Any]], manifest_sha256: str, che
     return {"manifest_sha256": manifest_sha256, "results": [asdict(check) for check in known]}
 
 
+def bad_copies(records: Iterable[Mapping[str, Any]], manifest_sha256: str) -> set[str]:
+    """Copies whose files are known to be damaged. A machine that did not boot may be the fault of that day's host."""
+    known = _known(records, manifest_sha256)
+    return {check.copy for check in known if not check.ok and check.level != "boot"}
+
+
 def last_verified(
     records: Iterable[Mapping[str, Any]], manifest_sha256: str, *, level: str, copies: Iterable[str]
 ) -> str:

@@ -135,6 +135,13 @@ def test_reasons_for_one_disk(change: dict[str, Any], running: bool, reason: str
     assert alone.full_reason == basis.reasons[bad.target]
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_a_bitmap_in_two_layers_tells_only_half(running: bool) -> None:
+    layered = replace(DISK, image=replace(IMAGE, buried=(CHECKPOINT,)))
+    assert "spread over several images" in str(choose(layered, running=running).full_reason)
+    assert choose(replace(DISK, image=replace(IMAGE, buried=("another",))), running=running).full_reason is None
+
+
 def test_what_only_qemu_can_tell() -> None:
     """Of a running domain a bitmap that is new is not in the image yet; one that is there is called in use."""
     assert choose(replace(DISK, image=replace(IMAGE, bitmaps=()))).type == "incremental"

@@ -83,7 +83,7 @@ def lose(entry: dict[str, Any]) -> None:
         (drop, False, None),
         (change, False, "is not the one that it was made on"),
         (spoil, False, "was verified as bad"),
-        (spoil_one, True, None),
+        (spoil_one, False, None),
         (spoil_another, True, None),
         (lose, False, "has no complete copy"),
     ],

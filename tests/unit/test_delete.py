@@ -24,7 +24,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     S3Error,
     VMForgeError,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._local import DELETING, OFFSITE, VmDirectory
+from ansible_collections.vmforge.backup.plugins.module_utils._local import DELETING, OFFSITE, PARTIAL, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, format_time
 from tests.bed.lay import NODE, UUID, VM, lay, manifest_of, note, shelf
 
@@ -73,6 +73,13 @@ def test_a_parent_stays_until_its_children_went(directory: VmDirectory) -> None:
         allowed(directory, child)
         begin_deletion(directory, child, None)
     allowed(directory, PARENT)
+
+
+def test_a_parent_stays_while_a_child_lacks_its_last_step(directory: VmDirectory) -> None:
+    lay(directory, PARENT)
+    lay(directory, CHILD, PARTIAL, parent=PARENT)
+    error = refused(directory, PARENT)
+    assert (error.code, CHILD in error.message) == ("has_child", True)
 
 
 def test_another_nodes(directory: VmDirectory) -> None:

@@ -84,6 +84,20 @@ def test_a_whole_one_gets_its_last_step(directory: VmDirectory) -> None:
     assert sorted(file.name for file in directory.entry(ID).iterdir()) == ["manifest.json", "vda.qcow2"]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_child_gets_its_last_step_only_where_its_parent_is(directory: VmDirectory, there: bool) -> None:
+    if there:
+        lay(directory, OLDER)
+    lay(directory, ID, PARTIAL, parent=OLDER)
+    clear(directory)
+    assert directory.ids() == ([OLDER, ID] if there else [])
+    assert directory.ids(PARTIAL) == []
+    if not there:
+        failure = read_json(directory.entry(ID, FAILED))
+        assert failure["code"] == "parent_gone"
+        assert OLDER in failure["message"]
+
+
 def test_a_whole_one_whose_data_lie_in_s3_waits_for_a_run_with_s3(directory: VmDirectory) -> None:
     path = lay(directory, ID, PARTIAL, disk=False)
     note(path, OFFSITE, **PLACE)

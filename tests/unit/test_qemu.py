@@ -52,6 +52,12 @@ def test_bitmaps() -> None:
     )
 
 
+def test_bitmaps_in_backing_files() -> None:
+    told = [{"name": name, "granularity": 65536, "flags": ["auto"]} for name in "ab"]
+    facts = image_facts([qcow2(bitmaps=told[:1]), qcow2(), {"format": "raw", "virtual-size": 1}, qcow2(bitmaps=told)])
+    assert ([bitmap.name for bitmap in facts.bitmaps], facts.buried) == (["a"], ("a", "b"))
+
+
 @pytest.mark.parametrize("layer", [{"format": "raw", "virtual-size": 1}, qcow2(compat="0.10")])
 def test_images_that_keep_none(layer: dict[str, Any]) -> None:
     facts = image_facts([layer])

@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.vmforge.backup.plugins.module_utils._local import OFFSITE, VmDirectory
+from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, OFFSITE, VmDirectory
+from ansible_collections.vmforge.backup.plugins.module_utils._manifest import manifest_sha256
 from ansible_collections.vmforge.backup.plugins.module_utils._model import format_time
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BACKUP_ARGUMENTS, BackupOptions
+from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import VERIFIED
 from ansible_collections.vmforge.backup.plugins.module_utils._turn import Turn, plan_turn
 from tests.bed.lay import NODE, lay, note, shelf
 
@@ -76,6 +80,38 @@ def test_only_whole_backups_of_this_node_and_vm_count(directory: VmDirectory) ->
     found = turn(directory, max_age="1w", **S3)
     assert (found.uploads, found.fresh) == ((), None)
     assert "20261122T131100Z" in found.warnings[0]
+
+
+def spoil(path: Path) -> None:
+    checks = [{"copy": "local", "level": "data", "ok": False, "at": "2026-11-22T14:30:00Z"}]
+    note(path, VERIFIED, manifest_sha256=manifest_sha256((path / MANIFEST).read_bytes()), results=checks)
+
+
+def lose_the_disk(path: Path) -> None:
+    (path / "vda.qcow2").unlink()
+
+
+@pytest.mark.parametrize("damage", [spoil, lose_the_disk, shutil.rmtree])
+@pytest.mark.parametrize("which", [OLD, NEW])
+def test_what_cannot_be_restored_is_not_fresh(
+    directory: VmDirectory, which: str, damage: Callable[[Path], None]
+) -> None:
+    lay(directory, OLD)
+    lay(directory, NEW, parent=OLD)
+    assert fresh(directory, max_age="2h") == NEW
+    damage(directory.entry(which))
+    found = turn(directory, max_age="2h")
+    assert found.fresh is None
+    if damage is not shutil.rmtree or which == OLD:
+        assert NEW in found.warnings[0]
+        assert OLD in found.warnings[0] or which == NEW
+
+
+def test_disks_that_lie_in_s3_alone_are_fresh(directory: VmDirectory) -> None:
+    path = lay(directory, NEW, disk=False)
+    assert fresh(directory, max_age="2h") is None
+    note(path, OFFSITE, completed_at="2026-11-22T14:10:00Z", local="dropped")
+    assert fresh(directory, max_age="2h") == NEW
 
 
 def test_a_damaged_manifest_is_told_and_passed_over(directory: VmDirectory) -> None:
