@@ -18,6 +18,7 @@ from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._listing import INFO_ARGUMENTS, list_backups
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Request
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_checksum import PROBE_NAME
 from tests.bed import records
 from tests.bed.guest import Guest, run
 from tests.bed.s3 import S3Server
@@ -137,7 +138,8 @@ class Checker:
         names = sorted(path.name for path in (self.backup_dir / self.guest.uuid).glob("*"))
         odd = [name for name in names if name != ".lock" and not name.endswith(("Z", ".failed.json"))]
         require(not odd, f"left in the backup directory: {odd}")
-        uploads = [upload["Key"] for upload in self.uploads()]
+        # Of a run that was killed while it asked what the server can do; removed when it is old.
+        uploads = [upload["Key"] for upload in self.uploads() if not upload["Key"].endswith(PROBE_NAME)]
         require(not uploads, f"unfinished uploads: {uploads}")
         ready = {entry["id"] for entry in self.entries() if "s3" in entry["copies"]}
         pending = {entry["id"] for entry in self.entries() if entry["offsite_pending"]}
