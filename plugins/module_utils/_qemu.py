@@ -70,7 +70,9 @@ def image_facts(layers: Sequence[Mapping[str, Any]]) -> ImageFacts:
 
 def _special(layer: Mapping[str, Any]) -> Mapping[str, Any]:
     """What only qcow2 says of itself."""
-    found: Mapping[str, Any] = layer.get("format-specific", {}).get("data", {}) if layer.get("format") == "qcow2" else {}
+    if layer.get("format") != "qcow2":
+        return {}
+    found: Mapping[str, Any] = layer.get("format-specific", {}).get("data", {})
     return found
 
 
