@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._copies import Copy, LocalCopy, OffsiteCopy
 from ansible_collections.vmforge.backup.plugins.module_utils._define import (
@@ -26,19 +25,15 @@ from ansible_collections.vmforge.backup.plugins.module_utils._define import (
     start_domain,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_sockets import (
-    make_overlay,
     make_socket_directory,
     socket_directory,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     CancelledError,
     HypervisorError,
-    InputError,
-    VMForgeError,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._files import remove_tree, storage_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._instant_domain import (
-    backing_of,
     begin_pull,
     pulled_bytes,
 )
@@ -50,6 +45,13 @@ from ansible_collections.vmforge.backup.plugins.module_utils._instant_record imp
     InstantRecord,
     record_directory,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._instant_serve import (
+    IncompleteError,
+    OverlayMaker,
+    is_open,
+    refuse_devices,
+    serve,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._instant_xml import (
     error_policies,
     on_exports,
@@ -59,55 +61,18 @@ from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Dom
 from ansible_collections.vmforge.backup.plugins.module_utils._local import PROGRESS, BackupDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
-from ansible_collections.vmforge.backup.plugins.module_utils._restore_data import DiskMaker
-from ansible_collections.vmforge.backup.plugins.module_utils._restore_image import Image
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RestoreOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import RestorePlan
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_run import RestoreRun
 from ansible_collections.vmforge.backup.plugins.module_utils._services import Service, Services
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import StoredChain
-from ansible_collections.vmforge.backup.plugins.module_utils._stored_export import (
-    Helper,
-    plan_helpers,
-    readable_copy,
-    wait_until_served,
-)
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_export import plan_helpers
 
 _CLIENTS = 4
 _POLL_SECONDS, _TELL_SECONDS, _RESUME_SECONDS = 0.2, 1.0, 5.0
 # Without any progress: an S3 that is away is waited for about as long by what serves it.
 _PATIENCE = 900.0
-
-
-class IncompleteError(VMForgeError):
-    """A machine runs, or ran, on disks that are not whole yet. Nothing of it was taken back."""
-
-    code = "incomplete"
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(
-            f"{name!r} is not whole yet: {reason}. What it has written is on its disks, and the rest is still in the "
-            "backup. The same call, with instant: true, goes on; a restore without it, with force: true, begins anew.",
-        )
-
-
-class OverlayMaker(DiskMaker):
-    """Makes overlays instead of disks, and starts what serves what is under them."""
-
-    def __init__(self, record: InstantRecord, services: Services, *values: Any, **options: Any) -> None:
-        super().__init__(*values, **options)
-        self._record, self._services = record, services
-
-    def prepare(self, image: Image) -> None:
-        """Serve a disk, and make an overlay beside its place."""
-        disk = self._record.disks[image.disk.target]
-        for number in range(len(disk.services)):
-            serve(self._services, disk, number)
-        image.staged.unlink(missing_ok=True)
-        make_overlay(image.staged, disk.socket, disk.size)
-        used = [readable_copy(layer).name for layer in image.layers]
-        self.sources[image.disk.target] = "+".join(dict.fromkeys(used))
 
 
 @dataclass
@@ -139,7 +104,7 @@ class InstantRestore:
             VMForgeError: It does not run; all is as it was.
         """
         began = time.monotonic()
-        _refuse_devices(plan)
+        refuse_devices(plan)
         record = self._plan_record(plan)
         services = Services(record.directory)
         try:
@@ -224,7 +189,7 @@ class InstantRestore:
             return False
         if record.phase == PULLING:
             return all(disk.path.is_file() for disk in record.disks.values())
-        return all(disk.path.is_file() and _is_open(disk) for disk in record.disks.values())
+        return all(disk.path.is_file() and is_open(disk) for disk in record.disks.values())
 
     def _plan_record(self, plan: RestorePlan) -> InstantRecord:
         head = self.chain.head
@@ -265,7 +230,7 @@ class InstantRestore:
 
     def _attach(self, record: InstantRecord) -> None:
         """Have all run that is needed, after whatever has happened."""
-        open_disks = [disk for disk in record.disks.values() if _is_open(disk)]
+        open_disks = [disk for disk in record.disks.values() if is_open(disk)]
         if not open_disks:
             return
         make_socket_directory(record.name)
@@ -284,7 +249,7 @@ class InstantRestore:
 
     def _pull(self, record: InstantRecord, progress: Progress) -> None:
         domain = Domain(self.hypervisor, record.uuid, record.name)
-        left = {target: disk for target, disk in record.disks.items() if _is_open(disk)}
+        left = {target: disk for target, disk in record.disks.items() if is_open(disk)}
         progress.enter("pulling", total=sum(disk.size for disk in left.values()))
         at: dict[str, int] = dict.fromkeys(left, 0)
         why, told, resumed, moved = "its disks were not filled", 0.0, 0.0, time.monotonic()
@@ -296,7 +261,7 @@ class InstantRestore:
             for target, disk in list(left.items()):
                 try:
                     position = pulled_bytes(domain, target)
-                    if position is None and not _is_open(disk):
+                    if position is None and not is_open(disk):
                         del left[target]
                         position = disk.size
                     elif position is None:
@@ -320,7 +285,7 @@ class InstantRestore:
             raise IncompleteError(record.name, "it is not defined any more")
         state = domain.state()
         if not state.active:
-            raise IncompleteError(record.name, "it was stopped before all of its disks was there")
+            raise IncompleteError(record.name, "it was stopped before all of its disks were there")
         services = Services(record.directory)
         for disk in left.values():
             for number, service in enumerate(disk.services):
@@ -330,26 +295,3 @@ class InstantRestore:
                     raise IncompleteError(record.name, f"what serves its disk {disk.path} has died")
                 serve(services, disk, number)
         return state.io_error
-
-
-def serve(services: Services, disk: InstantDisk, number: int) -> None:
-    """Start one of the programs that serve a disk, and wait until it does."""
-    service = disk.services[number]
-    services.start(service)
-    logs = [other.log for other in disk.services[: number + 1]]
-    wait_until_served(Helper(service.argv, service.socket), ended=lambda: not services.running(service), logs=logs)
-
-
-def _is_open(disk: InstantDisk) -> bool:
-    """Whether an image still needs what is under it."""
-    return backing_of(disk.path) is not None
-
-
-def _refuse_devices(plan: RestorePlan) -> None:
-    for image in plan.images:
-        if image.is_device:
-            raise InputError(
-                f"Disk {image.disk.target} would go to the block device {image.path}; instant needs a file, for it "
-                "works on an overlay.",
-                code="device",
-            )
