@@ -48,16 +48,26 @@ FIRMWARE = "/var/lib/libvirt/qemu/firmware-of-tests.fd"
 ONLY_S3 = {"delete_local_after_upload": True}
 
 
+@pytest.fixture(scope="module")
+def template(libvirt_daemon: None) -> Iterator[Guest]:
+    """A guest with some records, off. Only its disks are used."""
+    with scratch_directory("restore") as place, writer(place, f"r{uuid.uuid4().hex[:6]}", pause=20_000) as guest:
+        guest.wait_more(20)
+        guest.stop()
+        yield guest
+
+
 @pytest.fixture
-def machine(libvirt_daemon: None) -> Iterator[Guest]:
-    """A guest of its own for each test, for it is replaced; defined, with some records, and off."""
+def machine(template: Guest) -> Iterator[Guest]:
+    """A guest of its own for each test, for it is replaced: like the template, defined and off."""
     with scratch_directory("restore") as place:
-        guest = writer(place, f"r{uuid.uuid4().hex[:6]}", pause=20_000)
+        disks = [replace(disk, path=place / Path(str(disk.path)).name) for disk in template.disks]
+        for disk, original in zip(disks, template.disks):
+            subprocess.run(["cp", "--sparse=always", str(original.path), str(disk.path)], check=True)
+        name = f"r{uuid.uuid4().hex[:6]}"
+        guest = replace(template, name=name, directory=place, disks=disks, uuid=str(uuid.uuid4()), pause=50_000)
         guest.define()
         try:
-            guest.start()
-            guest.wait_more(20)
-            guest.stop()
             yield guest
         finally:
             guest.undefine()
@@ -120,7 +130,7 @@ def formats(engine: Engine, outcome: Outcome) -> dict[str, str]:
 
 def test_a_new_machine_boots_beside_the_old_one(engine: Engine, machine: Guest, new: str) -> None:
     machine.start()
-    machine.wait_more(10)
+    machine.wait_more(4)
     before = machine.wrote()
     entry = engine.backup(machine)
     after = machine.wrote()
@@ -141,8 +151,8 @@ def test_a_new_machine_boots_beside_the_old_one(engine: Engine, machine: Guest, 
     copy.start()
     newest = int(copy.wait(r"found 1\.\.(\d+) intact").group(1))
     assert before <= newest <= after
-    copy.wait_more(10)
-    machine.wait_more(10)
+    copy.wait_more(2)
+    machine.wait_more(2)
     assert machine.state() == copy.state() == "running"
     mine, other = machine.virsh("dumpxml", machine.name), machine.virsh("dumpxml", new)
     for pattern in (r"<uuid>.*</uuid>", r"source file='.*?'"):
@@ -178,7 +188,7 @@ def test_in_place_brings_the_old_records_back(engine: Engine, machine: Guest) ->
     entry = engine.backup(machine)
     then = verify_records([Path(entry["path"]) / f"{t}.qcow2" for t in ("vda", "vdb")], Geometry.of(machine))
     machine.start()
-    machine.wait_more(20)
+    machine.wait_more(6)
     with pytest.raises(BusyError) as caught:
         restore(engine, machine)
     assert caught.value.code == "domain_running"
@@ -274,7 +284,6 @@ def test_a_failure_at_each_step_puts_the_old_state_back(
     assert in_this_shape(machine) == before
     assert newest_on(machine) == newest
     assert not list((engine.place / "state").glob("*"))
-    assert sees(machine) == newest
 
 
 @pytest.mark.parametrize(
