@@ -24,7 +24,7 @@ COLUMN_RIGHTS = {
     "nodes": ("id", "name", "mgmt_url", "status"),
 }
 # The same for whoever only reads: pages that show backups, to users of the panel.
-READ_TABLE_RIGHTS = {table: ("SELECT",) for table in TABLE_RIGHTS}
+READ_TABLE_RIGHTS = dict.fromkeys(TABLE_RIGHTS, ("SELECT",))
 READ_COLUMN_RIGHTS = {
     **COLUMN_RIGHTS,
     "users": ("email", "password_hash", "totp_secret", "failed_logins", "locked_until", "role"),

@@ -271,8 +271,8 @@ sources:
   type: dict
 damages:
   description:
-    - What was damaged in one copy and taken from another, see M(vmforge.backup.vmforge_backup_verify). In C(id), of which
-      backup.
+    - What was damaged in one copy and taken from another, see M(vmforge.backup.vmforge_backup_verify).
+    - C(id) tells in which backup.
   returned: success
   type: list
   elements: dict

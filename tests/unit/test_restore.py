@@ -451,6 +451,7 @@ def test_no_machine_is_started_on_a_device_that_is_half_written(backups: list[St
     run = running(tmp_path, backups[0], "20261123T000000Z")
     run._journal.note("stop", uuid=UUID, name="web1")
     device = replace(run.plan.images[1], path=tmp_path / "device")
+    device.path.touch()
     assert device.is_device
     with pytest.raises(VMForgeError):
         # No image of this backup is one that qemu-img would read.
