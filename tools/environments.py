@@ -143,7 +143,8 @@ def core_environment(core: str) -> Environment | None:
         wanted = (requirement, *_system_cryptography(), "-r", "requirements/test.txt")
         return Environment(name, SYSTEM_PYTHON, wanted, system_packages=True)
     python = _newest(_CORE_PYTHON[core])
-    return Environment(name, python, (requirement,)) if python else None
+    # PyMySQL: for the inventory from the database.
+    return Environment(name, python, (requirement, "pymysql")) if python else None
 
 
 def molecule_environment() -> Environment:
