@@ -167,7 +167,13 @@ def certificates(directory: Path) -> Path:
 
 def _install(directory: Path) -> None:
     command = [_program("mariadb-install-db"), "--no-defaults", f"--datadir={directory / 'data'}", "--skip-test-db"]
-    _run(*command, "--auth-root-authentication-method=normal", *_as_user(), cwd=directory)
+    command += ["--auth-root-authentication-method=normal", *_as_user()]
+    try:
+        _run(*command, cwd=directory)
+    except RuntimeError:
+        # Beside many other servers it fails now and then, and says nothing of why.
+        shutil.rmtree(directory / "data", ignore_errors=True)
+        _run(*command, cwd=directory)
 
 
 def _make_admin(server: MariaDB) -> None:

@@ -68,6 +68,10 @@ def machine(template: Guest) -> Iterator[Guest]:
         guest = replace(template, name=name, directory=place, disks=disks, uuid=str(uuid.uuid4()), pause=50_000)
         guest.define()
         try:
+            # libvirt orders a definition anew when it is defined from its own words; only then it stays as it is.
+            definition = place / f"{guest.name}.xml"
+            definition.write_text(guest.virsh("dumpxml", "--inactive", guest.name))
+            guest.virsh("define", str(definition))
             yield guest
         finally:
             guest.undefine()
@@ -405,7 +409,7 @@ def test_refused_before_anything_is_written(engine: Engine, machine: Guest, new:
     refused("backup_not_found", NotFoundError, vm="nobody")
     refused("target_exists", to=machine.name)
     refused("target_exists", to=new, paths={"vda": str(machine.disks[1].path)})
-    refused("target_exists", paths={"vdb": str(machine.log)})
+    refused("target_exists", paths={"vdb": str(machine.directory / f"{machine.name}.xml")})
     refused("storage_missing", StorageError, to=new, storage="/var/tmp/nowhere-at-all")
     refused("invalid_input", disks=["vdz"])
     refused("damaged", VMForgeError, checksum_sha256="0" * 64)
