@@ -90,7 +90,9 @@ def test_nothing_of_the_host_and_nobodys_identity() -> None:
         "root:root",
     ):
         assert word not in made.xml, word
-    assert {node.tag for node in root.find("devices") or ()} == {"disk", "serial", "channel", "video", "tpm", "rng"}
+    devices = root.find("devices")
+    assert devices is not None
+    assert {node.tag for node in devices} == {"disk", "serial", "channel", "video", "tpm", "rng"}
     assert (made.has_agent, made.has_video, made.has_tpm) == (True, True, True)
     assert made.warnings == ["The disk vdb is not in the new machine, for it is not restored."]
 
