@@ -264,7 +264,8 @@ def _value(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_quoted(str(key))}: {_value(item)}" for key, item in value.items()) + "}"
+        # With a question mark: other keys may have 1024 characters and no more.
+        return "{" + ", ".join(f"? {_quoted(str(key))} : {_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     return f"!unsafe {_quoted(str(value))}"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ansible_collections.vmforge.backup.plugins.plugin_utils._command import Setup, main
@@ -119,6 +119,7 @@ def test_what_makes_no_sense_is_refused_with_code_1(words: list[str], capsys: py
         ),
     )
 )
+@example({"a": {"long" * 300: False}})
 def test_any_value_arrives_as_it_is(variables: dict[str, Any]) -> None:
     class Loader(yaml.SafeLoader):
         pass
