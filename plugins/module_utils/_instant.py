@@ -36,6 +36,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._files import remov
 from ansible_collections.vmforge.backup.plugins.module_utils._instant_domain import (
     begin_pull,
     pulled_bytes,
+    reads_from,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._instant_hold import hold, release
 from ansible_collections.vmforge.backup.plugins.module_utils._instant_proof import prove, seen
@@ -245,6 +246,9 @@ class InstantRestore:
             self.warnings.append(f"{record.name!r} was cut off from the backup, and had to be started anew.")
             destroy_domain(self.hypervisor, record.uuid, record.name)
         if not domain.state().active:
+            # One that stopped just when a disk was whole may still be defined with what was under it.
+            whole = {target: disk.policies for target, disk in record.disks.items() if disk not in open_disks}
+            define_domain(self.hypervisor, on_its_own(secret_xml(domain), whole), record.name)
             start_domain(self.hypervisor, record.uuid, record.name)
 
     def _pull(self, record: InstantRecord, progress: Progress) -> None:
@@ -261,11 +265,11 @@ class InstantRestore:
             for target, disk in list(left.items()):
                 try:
                     position = pulled_bytes(domain, target)
-                    if position is None and not is_open(disk):
+                    if position is None and is_open(disk):
+                        begin_pull(domain, target)
+                    elif position is None and not reads_from(domain, disk.socket):
                         del left[target]
                         position = disk.size
-                    elif position is None:
-                        begin_pull(domain, target)
                 except HypervisorError as error:
                     # The job is ending just now, or the machine is; the next turn knows.
                     why, position = error.message.rstrip("."), None

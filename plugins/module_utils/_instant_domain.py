@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceError
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
@@ -27,6 +28,12 @@ def pulled_bytes(domain: Domain, target: str) -> int | None:
         f"asking for the job on disk {target} of", lambda handle: handle.blockJobInfo(target, 0)
     )
     return int(info["cur"]) if info else None
+
+
+def reads_from(domain: Domain, socket: Path) -> bool:
+    """Whether libvirt still knows of what is served there: it forgets that a little after QEMU let go of it."""
+    hosts = ElementTree.fromstring(domain.xml(inactive=False)).iterfind("./devices/disk//source/host")
+    return any(host.get("socket") == str(socket) for host in hosts)
 
 
 def backing_of(path: Path) -> str | None:
