@@ -99,7 +99,7 @@ def _running_guest() -> Guest:
     if guest.state() != "running":
         guest.destroy()
         guest.start()
-        guest.wait(r"^bed: ready", timeout=120)
+        guest.wait(r"^bed: ready")
     return guest
 
 
@@ -169,7 +169,7 @@ def _boot(copies: list[Path], guest: Guest) -> str:
         run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(copy), str(overlay)])
         argv += ["-drive", f"file={overlay},format=qcow2,if=none,id=disk{index}"]
         argv += ["-device", f"virtio-blk-pci,drive=disk{index}"]
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False)
     shutil.rmtree(proof)
     found = [line.strip() for line in done.stdout.splitlines() if "bed: found" in line or "bed: BROKEN" in line]
     if not found:

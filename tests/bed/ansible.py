@@ -33,7 +33,7 @@ class Ansible:
     env: Mapping[str, str] = field(default_factory=dict)
 
     def run(
-        self, *argv: str, env: Mapping[str, str] | None = None, timeout: float = 600
+        self, *argv: str, env: Mapping[str, str] | None = None, timeout: float = 1800
     ) -> subprocess.CompletedProcess[str]:
         """Run one of its programs in the checkout, with the checkout's ``ansible.cfg``; a failure is not raised."""
         full = {
@@ -62,13 +62,13 @@ class Ansible:
         *argv: str,
         variables: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
-        timeout: float = 600,
+        timeout: float = 1800,
     ) -> subprocess.CompletedProcess[str]:
         """Run a playbook of the checkout with extra variables, given as people give them: with ``-e``."""
         extra = ["-e", json.dumps(dict(variables))] if variables else []
         return self.run("ansible-playbook", str(playbook), *extra, *argv, env=env, timeout=timeout)
 
-    def module(self, name: str, *argv: str, timeout: float = 600, **args: Any) -> dict[str, Any]:
+    def module(self, name: str, *argv: str, timeout: float = 1800, **args: Any) -> dict[str, Any]:
         """Run one module of the collection on this machine, under the system's Python; its result."""
         options = ["-i", "localhost,", "-c", "local", "-e", "ansible_python_interpreter=/usr/bin/python3"]
         done = self.run(

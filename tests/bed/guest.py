@@ -196,7 +196,7 @@ class Guest:
             self._mark = 0
         return data[self._mark :].decode(errors="replace").replace("\r", "")
 
-    def wait(self, pattern: str, timeout: float = 180) -> re.Match[str]:
+    def wait(self, pattern: str, timeout: float = 600) -> re.Match[str]:
         """Wait until the console shows a pattern; the last match so far."""
         deadline = time.monotonic() + timeout
         while True:
@@ -216,7 +216,7 @@ class Guest:
         self._wrote = int(numbers[-1]) if numbers else self._wrote
         return self._wrote
 
-    def wait_more(self, count: int = 20, timeout: float = 180) -> int:
+    def wait_more(self, count: int = 20, timeout: float = 600) -> int:
         """Wait until so many more records were written; the newest number."""
         wanted, deadline = self.wrote() + count, time.monotonic() + timeout
         while self.wrote() < wanted:
@@ -231,13 +231,13 @@ class Guest:
         """Return libvirt's word for the domain's state, such as ``running``, ``paused`` or ``shut off``."""
         return self.virsh("domstate", self.name).strip()
 
-    def stop(self, timeout: float = 120) -> None:
+    def stop(self, timeout: float = 600) -> None:
         """Press the power button and wait until the guest is off."""
         if self.state() != "shut off":
             self.virsh("shutdown", self.name, "--mode", "acpi")
         self.wait_off(timeout)
 
-    def wait_off(self, timeout: float = 120) -> None:
+    def wait_off(self, timeout: float = 600) -> None:
         """Wait until the guest is off."""
         deadline = time.monotonic() + timeout
         while (state := self.state()) != "shut off":

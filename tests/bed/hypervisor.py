@@ -36,7 +36,7 @@ def answers(run: Callable[[Sequence[str]], object] | None = None) -> bool:
     return True
 
 
-def _wait(ready: Callable[[], bool], what: str, timeout: float = 20) -> None:
+def _wait(ready: Callable[[], bool], what: str, timeout: float = 180) -> None:
     deadline = time.monotonic() + timeout
     while not ready():
         if time.monotonic() > deadline:

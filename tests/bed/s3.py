@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 BUCKET = "vmforge-test"
-_READY_SECONDS = 60
+_READY_SECONDS = 180
 _WRITE = ["s3:PutObject", "s3:AbortMultipartUpload"]
 _READ = ["s3:GetObject", "s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:ListMultipartUploadParts"]
 # Name of an identity of weed -> what it may do besides nothing; the full one may do everything.
@@ -138,7 +138,7 @@ class S3Server:
             return
         self.process.send_signal(how)
         try:
-            self.process.wait(timeout=10)
+            self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -52,7 +52,7 @@ class Proxy:
         """Stop listening; connections end with their peers."""
         self._closing.set()
         self._listener.close()
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=60)
 
     def _accept(self) -> None:
         while not self._closing.is_set():
@@ -78,7 +78,7 @@ class Proxy:
                     break
                 server.sendall(block)
             server.shutdown(socket.SHUT_RDWR)
-            back.join(timeout=5)
+            back.join(timeout=60)
 
     def _is_cut(self, count: int) -> bool:
         with self._lock:

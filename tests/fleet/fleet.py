@@ -274,7 +274,7 @@ def _end(pid: int, directory: Path) -> None:
         if os.readlink(f"/proc/{pid}/cwd") != str(directory):
             return
         os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             # A child of this very process has to be waited for.
             with contextlib.suppress(ChildProcessError):

@@ -71,7 +71,7 @@ _HOOKS = (
     'mkdir -p -m 700 "$1/root/.ssh"',
     ': > "$1/etc/machine-id"',
 )
-_TIMEOUT = 900
+_TIMEOUT = 3600
 
 
 def image() -> str:

@@ -27,7 +27,7 @@ def podman(*argv: str, stdin: str | None = None, check: bool = True) -> subproce
     return done
 
 
-def wait(ready: Callable[[], bool], what: str, timeout: float = 60) -> None:
+def wait(ready: Callable[[], bool], what: str, timeout: float = 300) -> None:
     """Wait until something is true; TimeoutError says what was not."""
     deadline = time.monotonic() + timeout
     while not ready():

@@ -126,7 +126,7 @@ class Campaign:
             self._happen(fault, child, moment)
         finally:
             child.kill()
-            child.wait(10)
+            child.wait(180)
         high = self._recover()
         self.operator.undo()
         self._note_bounds((low, high))
@@ -237,7 +237,7 @@ class Campaign:
         self.libvirt.kill()
         child.wait(self.random.uniform(0, 0.5))
         self.libvirt.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 180
         # It answers before it has found its running domains again.
         while ran and self.guest.state() != "running" and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -276,7 +276,7 @@ class Campaign:
         high = self._wrote()
         if self.guest.state() == "shut off":
             self._start_guest()
-            found = self.guest.wait(r"^bed: found 1\.\.(\d+) intact$", timeout=60)
+            found = self.guest.wait(r"^bed: found 1\.\.(\d+) intact$")
             high = max(high, int(found.group(1)))
         # Reported after it was written, and the console lags a little.
         return high + 40
@@ -364,13 +364,13 @@ class Campaign:
             if self.random.random() < 0.15:
                 child.wait(self.random.uniform(0, 0.4))
                 child.kill()
-                child.wait(10)
+                child.wait(180)
                 self.unclean = self.s3_owed = True
                 self.doomed.add(entry["id"])
                 del left[entry["id"]]
                 words += f", deletion of {entry['id']} killed"
                 continue
-            require(child.wait(60), "the deletion did not end")
+            require(child.wait(600), "the deletion did not end")
             outcome = child.result() or {"failed": child.errors()}
             require(not outcome["failed"], f"deletion: {outcome}")
             require(not self.checker.keys(entry["id"] + "/"), f"{entry['id']} was deleted, and lies in S3")

@@ -24,7 +24,7 @@ _PLUGGED = "vdx"
 def kill_qemu(guest: Guest) -> None:
     """Kill a guest's QEMU, and wait until libvirt has noticed."""
     os.kill(guest.pid(), signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 180
     while guest.state() == "running" and time.monotonic() < deadline:
         time.sleep(0.02)
 
@@ -65,7 +65,7 @@ class Operator:
             "qemu-killed-before": self._kill,
             "checkpoint-defined": self._define_checkpoint,
         }[deed]()
-        self._guest.wait_more(5, timeout=60)
+        self._guest.wait_more(5)
 
     def undo(self) -> None:
         """Merge a snapshot that was taken."""
@@ -82,7 +82,7 @@ class Operator:
 
     def _stop(self) -> None:
         self._wrote()
-        self._guest.stop(timeout=60)
+        self._guest.stop()
         self._wrote()
         for target in ("vda", "vdc"):
             found = self._bitmaps(target)
@@ -102,7 +102,7 @@ class Operator:
         name, path = self._guest.name, self._guest.directory / f"{_PLUGGED}.qcow2"
         if _PLUGGED in self._guest.virsh("domblklist", name):
             self._guest.virsh("detach-disk", name, _PLUGGED, "--live")
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 180
             while _PLUGGED in self._guest.virsh("domblklist", name):
                 require(time.monotonic() < deadline, "the disk was not unplugged")
                 time.sleep(0.1)
@@ -123,7 +123,7 @@ class Operator:
         specs += [f"{target},snapshot=no" for target in self._targets() if target != self._snapshot]
         argv = [word for spec in specs for word in ("--diskspec", spec)]
         self._guest.virsh("snapshot-create-as", self._guest.name, "s", "--disk-only", "--no-metadata", *argv)
-        self._guest.wait_more(5, timeout=60)
+        self._guest.wait_more(5)
 
     def _destroy_bitmap(self) -> None:
         self._stop()

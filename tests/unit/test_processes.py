@@ -18,6 +18,13 @@ from ansible_collections.vmforge.backup.plugins.module_utils._processes import r
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import Interrupted
 
 
+def wait_until(found: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 180
+    while not found():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def died(index: int, why: str) -> dict[str, Any]:
     return {"index": index, "why": why}
 
@@ -37,15 +44,22 @@ def test_answers_come_in_order_whatever_ends_first() -> None:
 
 
 def test_never_more_than_so_many_at_a_time(tmp_path: Path) -> None:
-    def work() -> int:
-        mine = tmp_path / str(os.getpid())
-        mine.touch()
-        time.sleep(0.1)
-        count = len(list(tmp_path.iterdir()))
-        mine.unlink()
-        return count
+    log = tmp_path / "log"
 
-    assert max(run_each([work] * 5, parallel=2, died=died)) == 2
+    def note(mark: str) -> None:
+        with log.open("a") as file:
+            file.write(mark)
+
+    def work() -> None:
+        note("+")
+        # The first does not end before the second has begun.
+        wait_until(lambda: log.read_text().count("+") >= 2)
+        note("-")
+
+    run_each([work] * 5, parallel=2, died=died)
+    marks = log.read_text()
+    assert sorted(marks) == ["+"] * 5 + ["-"] * 5
+    assert max(marks[:end].count("+") - marks[:end].count("-") for end in range(11)) == 2
 
 
 def test_no_work() -> None:
@@ -68,10 +82,11 @@ def test_ways_to_die_without_an_answer(capfd: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_is_passed_on_and_nothing_more_is_begun(number: signal.Signals) -> None:
+def test_a_signal_is_passed_on_and_nothing_more_is_begun(number: signal.Signals, tmp_path: Path) -> None:
     def work() -> str:
         try:
-            time.sleep(20)
+            (tmp_path / str(os.getpid())).touch()
+            time.sleep(600)
         except Interrupted as error:
             # What cleans up is not interrupted again.
             os.kill(os.getpid(), number)
@@ -79,10 +94,15 @@ def test_a_signal_is_passed_on_and_nothing_more_is_begun(number: signal.Signals)
         return "not cancelled"
 
     before = signal.getsignal(number)
-    threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
-    begun = time.monotonic()
+
+    def send() -> None:
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
     found = run_each([work] * 3, parallel=2, died=died)
-    assert time.monotonic() - begun < 10
+    sender.join()
     assert all(number.name in text for text in found[:2]), found
     assert found[2] == {"index": 2, "why": "it was not begun, for the run was stopped"}
     assert signal.getsignal(number) == before

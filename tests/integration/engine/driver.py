@@ -41,7 +41,7 @@ _CLONE_NEWNS = 0x00020000
 Entry = dict[str, Any]
 
 
-def wait_for(what: str, found: Callable[[], Any], timeout: float = 60) -> Any:
+def wait_for(what: str, found: Callable[[], Any], timeout: float = 300) -> Any:
     """Wait until ``found()`` is true; its value."""
     deadline = time.monotonic() + timeout
     while not (value := found()):
@@ -176,7 +176,7 @@ class Running:
                 return found
         return {}
 
-    def middle(self, least: int = 1 << 20, timeout: float = 60) -> int:
+    def middle(self, least: int = 1 << 20, timeout: float = 300) -> int:
         """Wait until it is in the middle of reading; the process id of the VM's own process."""
 
         def reading() -> Any:
@@ -195,7 +195,7 @@ class Running:
         """What an out-of-memory killer or an impatient operator does: every process of it at once."""
         os.killpg(self.pid, signal.SIGKILL)
 
-    def wait(self, timeout: float = 120) -> Entry:
+    def wait(self, timeout: float = 600) -> Entry:
         """Wait for its end; the VM's entry, empty when it was killed."""
         deadline = time.monotonic() + timeout
         while os.waitpid(self.pid, os.WNOHANG) == (0, 0):

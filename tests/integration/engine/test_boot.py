@@ -45,7 +45,7 @@ class Stored:
         params = {name: spec.get("default") for name, spec in VERIFY_ARGUMENTS.items()}
         params.update(vm=[self.guest.name], level="boot", node=NODE, backup_dir=str(self.engine.backup_dir))
         params.update(scratch_dir=str(self.engine.scratch_dir), screenshot_dir=str(self.engine.place / "pictures"))
-        params.update({"boot_memory": 192, "boot_timeout": 60, **more})
+        params.update({"boot_memory": 192, "boot_timeout": 300, **more})
         return verify_backups(Request(params))
 
     def record(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def test_after_kill_9_the_next_run_removes_what_was_left(stored: Stored) -> None
     pid = os.fork()
     if not pid:
         try:
-            stored.verify(boot_pattern="never", boot_timeout=60)
+            stored.verify(boot_pattern="never", boot_timeout=300)
         finally:
             os._exit(1)
     wait_for("the machine", lambda: list(Path("/var/lib/libvirt/qemu").glob("domain-*-vmforge-boot*/monitor.sock")))

@@ -33,7 +33,7 @@ def test_the_freezing_process_dies_and_the_watchdog_thaws(
     monkeypatch.setattr(Domain, "begin_backup", die)
     entry = engine.run(guest)
     assert entry["result"] == "died"
-    wait_for("thawed", lambda: not is_frozen(guest), 15)
+    wait_for("thawed", lambda: not is_frozen(guest))
     guest.wait_more(5)
     monkeypatch.undo()
     assert_next_run_is_good(engine, guest)
@@ -44,7 +44,7 @@ def test_the_deadline_of_the_freeze(engine: Engine, guest: Guest, monkeypatch: p
     begin = Domain.begin_backup
 
     def dawdle(domain: Domain, *xml: Any) -> None:
-        wait_for("thawed by the watchdog", lambda: not is_frozen(guest), 20)
+        wait_for("thawed by the watchdog", lambda: not is_frozen(guest))
         begin(domain, *xml)
 
     monkeypatch.setattr(Domain, "begin_backup", dawdle)
@@ -76,9 +76,10 @@ def test_the_guest_dies_while_it_is_frozen(engine: Engine, guest: Guest, monkeyp
         raise HypervisorError("The domain went away.")
 
     monkeypatch.setattr(Domain, "begin_backup", destroy)
+    monkeypatch.setattr(_freeze, "_TRY_SECONDS", 1800.0)
     begun = time.monotonic()
     assert engine.backup(guest)["consistency"] == "offline"
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 900
     assert_unhurt(engine, guest, state="shut off")
     assert_nothing_unfinished(engine, guest)
 

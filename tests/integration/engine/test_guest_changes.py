@@ -26,12 +26,12 @@ def test_the_guest_goes_away(engine: Engine, guest: Guest, way: str) -> None:
     running.middle()
     if way == "power button":
         # Half a minute, with any pull job whatever: libvirt 9.0 waits for the job before it looks at QEMU's end.
-        guest.stop(timeout=120)
+        guest.stop()
     elif way == "destroy":
         guest.destroy()
     else:
         os.kill(guest.pid(), signal.SIGKILL)
-    entry = running.wait(150)
+    entry = running.wait()
     assert (entry["result"], entry["error"]["code"]) == ("failed", "job_lost"), entry
     wait_for("the end of the guest", lambda: guest.state() == "shut off")
     assert_unhurt(engine, guest, state="shut off")
@@ -46,7 +46,7 @@ def test_someone_ends_our_job(engine: Engine, guest: Guest) -> None:
     running = engine.start(guest, rate_limit=SLOW)
     running.middle()
     guest.virsh("domjobabort", guest.name)
-    assert running.wait(30)["error"]["code"] == "job_lost"
+    assert running.wait()["error"]["code"] == "job_lost"
     assert_unhurt(engine, guest)
     assert_failed(engine, guest, code="job_lost", says="ended by someone else")
 

@@ -112,7 +112,7 @@ def test_a_place_where_parts_may_lie_is_not_forgotten(
     running = offsite.start(guest, rate_limit=3 * MIB)
     running.middle()
     running.kill_all()
-    running.wait(10)
+    running.wait()
     (path,) = offsite.partials(guest)
     prefix = f"{offsite.s3['s3_prefix']}/{guest.uuid}/"
     assert multiparts(server, prefix) != []

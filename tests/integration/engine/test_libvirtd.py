@@ -62,7 +62,7 @@ def test_it_comes_back(host: Host) -> None:
     time.sleep(2)
     wrote = host.guest.wait_more(4)
     host.libvirt.start()
-    entry = running.wait(90)
+    entry = running.wait()
     assert entry["error"] is None, entry
     assert verify(Path(entry["path"]), host.guest) <= wrote
     assert_unhurt(host.engine, host.guest)
@@ -74,7 +74,7 @@ def test_it_is_killed_together_with_the_backup(host: Host) -> None:
     running.middle()
     running.kill_all()
     host.libvirt.kill()
-    running.wait(10)
+    running.wait()
     host.guest.wait_more(4)
     host.libvirt.start()
     assert job(host.guest) == "Unbounded"
@@ -87,7 +87,7 @@ def test_it_does_not_come_back_in_time(host: Host, monkeypatch: pytest.MonkeyPat
     running = host.engine.start(host.guest, rate_limit=SLOW)
     running.middle()
     host.libvirt.kill()
-    entry = running.wait(90)
+    entry = running.wait()
     assert (entry["result"], entry["error"]["code"]) == ("failed", "libvirt_unreachable"), entry
     assert host.engine.ready(host.guest) == []
     host.guest.wait_more(4)
@@ -108,7 +108,7 @@ def test_it_forgets_that_it_was_asked_to_end_the_job(host: Host, monkeypatch: py
 
     monkeypatch.setattr(Domain, "_ask_abort", lost)
     running = host.engine.start(host.guest)
-    entry = running.wait(90)
+    entry = running.wait()
     assert entry["error"] is None, entry
     assert_unhurt(host.engine, host.guest)
 
@@ -127,7 +127,7 @@ def test_it_is_killed_right_behind_its_answer(host: Host, monkeypatch: pytest.Mo
             host.libvirt.start()
 
     monkeypatch.setattr(Domain, "_ask_abort", kill_behind)
-    entry = host.engine.start(host.guest).wait(90)
+    entry = host.engine.start(host.guest).wait()
     assert entry["error"] is None, entry
     assert_unhurt(host.engine, host.guest)
     assert_nothing_unfinished(host.engine, host.guest)

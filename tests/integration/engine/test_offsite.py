@@ -200,7 +200,7 @@ def test_sigterm_leaves_nothing_in_s3(offsite: Engine, guest: Guest, server: S3S
     running = offsite.start(guest, rate_limit=SLOW, **(ONLY_S3 if mode == "only" else {}))
     running.middle()
     running.kill(signal.SIGTERM)
-    assert running.wait(40)["error"]["code"] == "cancelled"
+    assert running.wait()["error"]["code"] == "cancelled"
     assert_unhurt(offsite, guest)
     assert keys(server, prefix(offsite, guest)) == []
     assert multiparts(server, prefix(offsite, guest)) == []
@@ -215,7 +215,7 @@ def test_kill_9_leaves_nothing_in_s3_after_the_next_run(
     running = offsite.start(guest, rate_limit=SLOW, **more)
     running.middle()
     running.kill_all()
-    running.wait(10)
+    running.wait()
     assert offsite.ready(guest, bucket=True) == []
     assert len(multiparts(server, prefix(offsite, guest))) >= 1
     entry = offsite.backup(guest, **more)

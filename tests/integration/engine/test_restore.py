@@ -197,7 +197,7 @@ def test_in_place_brings_the_old_records_back(engine: Engine, machine: Guest) ->
         restore(engine, machine)
     assert caught.value.code == "domain_running"
     machine.wait_more(5)
-    outcome = restore(engine, machine, force=True, start=True, boot_timeout=60)
+    outcome = restore(engine, machine, force=True, start=True, boot_timeout=300)
     assert outcome.values["mode"] == "in_place"
     assert machine.state() == "running"
     machine.stop()
@@ -283,7 +283,7 @@ def test_a_failure_at_each_step_puts_the_old_state_back(
     newest = newest_on(machine)
     inject(monkeypatch, *STEPS[step], moment)
     with pytest.raises(StorageError, match="injected"):
-        restore(engine, machine, start=True, boot_timeout=60)
+        restore(engine, machine, start=True, boot_timeout=300)
     monkeypatch.undo()
     assert in_this_shape(machine) == before
     assert newest_on(machine) == newest

@@ -95,7 +95,7 @@ def test_two_tebibytes_with_little_in_them(engine: Engine, define: Define, place
     run(["qemu-io", "-f", "qcow2", *writes, str(image)])
     begun = time.monotonic()
     path = back_up(engine, define(Disk(image)), [(image, "qcow2")])
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 300
     assert (path / "vda.qcow2").stat().st_size < 4 * MIB
 
 

@@ -24,7 +24,7 @@ def test_a_signal_ends_it_cleanly(engine: Engine, guest: Guest, number: int) -> 
     running = engine.start(guest, rate_limit=SLOW)
     running.middle()
     running.kill(number)
-    entry = running.wait(30)
+    entry = running.wait()
     assert (entry["result"], entry["error"]["code"]) == ("failed", "cancelled")
     assert signal.Signals(number).name in entry["error"]["message"]
     assert_unhurt(engine, guest)
@@ -38,7 +38,7 @@ def test_a_second_signal_does_not_interrupt_the_cleaning_up(engine: Engine, gues
     for _turn in range(20):
         running.kill(signal.SIGTERM)
         time.sleep(0.005)
-    assert running.wait(30)["error"]["code"] == "cancelled"
+    assert running.wait()["error"]["code"] == "cancelled"
     assert_unhurt(engine, guest)
     assert_failed(engine, guest, code="cancelled", says="SIGTERM")
 
@@ -49,10 +49,10 @@ def test_kill_9_and_the_next_run(engine: Engine, guest: Guest, everything: bool)
     child = running.middle()
     if everything:
         running.kill_all()
-        assert running.wait(10) == {}
+        assert running.wait() == {}
     else:
         running.kill(pid=child)
-        entry = running.wait(10)
+        entry = running.wait()
         assert (entry["result"], entry["why"]) == ("died", "its process was killed by SIGKILL")
     assert engine.ready(guest) == []
     assert [entry["status"] for entry in engine.entries(guest)] == ["partial"]
@@ -69,7 +69,7 @@ def test_kill_9_while_a_stopped_guest_is_read(engine: Engine, guest: Guest) -> N
     guest.stop()
     running = engine.start(guest, rate_limit=SLOW)
     running.kill(pid=running.middle())
-    assert running.wait(10)["result"] == "died"
+    assert running.wait()["result"] == "died"
     wait_for("the end of qemu-nbd, by its parent's death", lambda: not qemu_nbds(guest), 10)
     engine.backup(guest)
     assert_unhurt(engine, guest, state="shut off")

@@ -132,7 +132,7 @@ def test_the_target_fills_up_in_the_middle(
                 stream.write(bytes(MIB))
         except OSError:
             assert not free_mib
-    entry = running.wait(60)
+    entry = running.wait()
     assert (entry["result"], entry["error"]["code"]) == ("failed", "target_full"), entry
     assert_unhurt(engine, guest)
     assert_failed(engine, guest, code="target_full", says="Free space there")

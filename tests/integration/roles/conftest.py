@@ -153,7 +153,7 @@ def _player(ansible: Ansible, hypervisor: Hypervisor, storage: Storage, tmp_path
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=300,
+            timeout=1800,
             check=False,
         )
         found = re.search(r"^\tRUN: (\{.*?\})$", done.stdout, re.MULTILINE | re.DOTALL)

@@ -49,7 +49,7 @@ class Installed:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=300,
+            timeout=1800,
             check=False,
         )
         return done.returncode, done.stdout, done.stderr

@@ -65,7 +65,7 @@ def test_a_beginner_gets_from_a_backup_to_a_restored_machine(
                 capture_output=True,
                 text=True,
                 stdin=subprocess.DEVNULL,
-                timeout=300,
+                timeout=1800,
                 check=False,
             )
             assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"

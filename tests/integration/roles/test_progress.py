@@ -113,7 +113,7 @@ def work_going_on(hypervisor: Hypervisor) -> list[dict[str, Any]]:
     find = (
         "for job in /run/vmforge-backup/jobs/*/; do flock -nE 9 ${job}lock true; [ $? = 9 ] && cat ${job}job.json; done"
     )
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 180
     while True:
         text = subprocess.run(
             hypervisor.libvirt.argv(["sh", "-c", find]), capture_output=True, text=True, check=False

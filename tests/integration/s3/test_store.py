@@ -249,7 +249,7 @@ def test_abort_stops_parts_under_way(seaweed: S3Server, make_store: MakeStore) -
     while not upload._busy and thread.is_alive():
         pass
     upload.abort()
-    thread.join(timeout=30)
+    thread.join(timeout=300)
     assert not thread.is_alive()
     assert raised
     assert store.list_multiparts(store.config.prefix) == []

@@ -222,7 +222,7 @@ def _process(argv: list[str], place: Path) -> Iterator[None]:
 
 def _wait(url: str, place: Path) -> None:
     context = ssl.create_default_context(cafile=str(place / "tls" / "ca.pem"))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 180
     while not (place / "runner.sock").exists() or not _answers(url, context):
         if time.monotonic() > deadline:
             raise RuntimeError((place / "log").read_text() + (place / "nginx.log").read_text())
@@ -231,7 +231,7 @@ def _wait(url: str, place: Path) -> None:
 
 def _answers(url: str, context: ssl.SSLContext) -> bool:
     try:
-        with urllib.request.urlopen(url, context=context, timeout=2):
+        with urllib.request.urlopen(url, context=context, timeout=30):
             return True
     except OSError:
         return False

@@ -38,7 +38,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 def page(context: BrowserContext, bed: Bed) -> Iterator[Page]:
     """A page in which nothing may go wrong unseen, such as what its Content-Security-Policy forbids."""
     found, complaints = context.new_page(), []
-    found.set_default_timeout(20_000)
+    found.set_default_timeout(180_000)
     found.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     found.on("pageerror", lambda error: complaints.append(str(error)))
     yield found

@@ -50,7 +50,7 @@ def finished(service: Service, asked: dict[str, Any]) -> dict[str, Any]:
     """Start it, and wait for its end."""
     answer = service.answer({"do": "start", "by": "me", **asked})
     assert "job" in answer, answer
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 900
     while (job := service.answer({"do": "job", "job": answer["job"]})["job"])["state"] == "running":
         assert time.monotonic() < deadline
         time.sleep(0.1)
