@@ -24,7 +24,7 @@ else:
     import bcrypt
     from flask.testing import FlaskClient
 
-    from vmforge_backup_ui.app import create_app
+    from vmforge_backup_ui.app import Parts, create_app
     from vmforge_backup_ui.config import WebConfig
     from vmforge_backup_ui.wire import receive, send
 
@@ -119,6 +119,12 @@ class Site:
     def audit(self) -> list[dict[str, Any]]:
         """The lines of the audit log."""
         return [json.loads(line) for line in (self.place / "audit.log").read_text().splitlines()]
+
+
+def shared(site: Site) -> Parts:
+    """What the application has one of for all requests."""
+    found: Parts = site.client.application.extensions["vmforge"]
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,17 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
+import pyotp
 import pytest
 
-from tests.unit.ui.conftest import NAME, PASSWORD, URL, VM, Site, entry
+from tests.unit.ui.conftest import NAME, PASSWORD, URL, VM, Site, entry, shared
+from vmforge_backup_ui.app import create_app
 from vmforge_backup_ui.auth import READER, Account, Accounts
+from vmforge_backup_ui.sessions import IDLE_SECONDS
+from vmforge_backup_ui.views_sign_in import _own
 
 FIRST, SECOND, THIRD = "20261101T010000Z", "20261102T010000Z", "20261103T010000Z"
 ONE = f"/vms/{VM}/backups/{SECOND}"
@@ -61,6 +68,94 @@ def test_signing_in_and_out(site: Site) -> None:
 @pytest.mark.parametrize("target", ["https://evil.example", "//evil.example", f"{URL}/../x", "/other", f"{URL}/\\x"])
 def test_nobody_is_sent_elsewhere(site: Site, target: str) -> None:
     assert site.sign_in(next=target).headers["Location"] == f"{URL}/"
+
+
+def test_nor_where_the_pages_begin_at_the_first_stroke(site: Site) -> None:
+    app = create_app(replace(shared(site).config, url="/"))
+    with app.test_request_context("/"):
+        targets = ("//evil.example", "/jobs", "/jobs?next=//x", "https://evil.example")
+        assert [_own(target) for target in targets] == ["", "/jobs", "/jobs?next=//x", ""]
+
+
+def test_a_session_that_somebody_else_made_is_worth_nothing(site: Site) -> None:
+    site.list()
+    site.token()
+    before = site.client.get_cookie("vmforge-backup")
+    assert before is not None
+    assert site.sign_in().status_code == 303
+    first = site.client.get_cookie("vmforge-backup")
+    assert site.sign_in().status_code == 303
+    # Neither that of before, nor one that another sign-in has replaced.
+    for cookie in (before, first):
+        assert cookie is not None
+        site.client.set_cookie("vmforge-backup", cookie.value)
+        assert site.client.get(f"{URL}/").status_code == 303
+
+
+def test_another_password_ends_all_sessions(inside: Site) -> None:
+    config = shared(inside).config
+    assert inside.client.get(f"{URL}/").status_code == 200
+    assert config.admin is not None
+    for change in ({"password_hash": "$2b$04$x"}, {"totp_secret": "JBSWY3DPEHPK3PXP"}, {"name": "root"}):
+        shared(inside).accounts = Accounts(replace(config, admin={**config.admin, **change}))
+        assert inside.client.get(f"{URL}/").status_code == 303, change
+    shared(inside).accounts = Accounts(config)
+    assert inside.client.get(f"{URL}/").status_code == 200
+
+
+def test_a_page_that_asks_by_itself_is_nobody(inside: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(second: float) -> None:
+        monkeypatch.setattr(time, "monotonic", lambda: began + second)
+
+    began, itself = time.monotonic(), {"HX-Request": "true"}
+    for second in range(0, IDLE_SECONDS, 60):
+        at(second)
+        assert inside.client.get(f"{URL}/jobs", headers=itself).status_code == 200
+    at(IDLE_SECONDS + 1)
+    assert inside.client.get(f"{URL}/jobs", headers=itself).status_code == 401
+
+
+def test_a_code_is_taken_once(inside: Site) -> None:
+    secret = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
+    config = shared(inside).config
+    assert config.admin is not None
+    shared(inside).accounts = Accounts(replace(config, admin={**config.admin, "totp_secret": secret}))
+    code = pyotp.TOTP(secret).now()
+    answers = [inside.sign_in(code=given) for given in ("", code, code)]
+    assert [answer.status_code for answer in answers] == [401, 303, 401]
+    assert [line.get("refused") for line in inside.audit()[-3:]] == ["code", None, "code"]
+
+
+def test_a_name_writes_no_line_of_the_log(site: Site) -> None:
+    trick = 'a@b\n{"event": "sign-in", "by": "admin"}\r\u2028\x1b[2J'
+    site.sign_in(name=trick, password="wrong")
+    [line] = site.audit()
+    assert (line["by"], line["refused"]) == (trick, "unknown")
+    text = (site.place / "audit.log").read_text()
+    assert text.isascii()
+    assert text.count("\n") == 1
+    assert "\x1b" not in text
+
+
+def test_who_asks_is_not_what_a_header_says(site: Site) -> None:
+    for number in range(20):
+        forged = {
+            "X-Forwarded-For": f"192.0.2.{number}",
+            "X-Real-IP": f"192.0.2.{number}",
+            "Forwarded": "for=192.0.2.1",
+        }
+        form = {"csrf_token": site.token(), "name": f"n{number}", "password": "wrong"}
+        assert site.client.post(f"{URL}/sign-in", data=form, headers=forged).status_code == 401
+    assert site.sign_in(name="n21").status_code == 429
+    assert {line["address"] for line in site.audit()} == {"127.0.0.1"}
+
+
+def test_a_list_that_cannot_be_read_is_no_failure_of_theirs(site: Site) -> None:
+    (site.place / "list.json").write_text("{")
+    for number in range(25):
+        assert site.sign_in(name=f"n{number}@example.com").status_code == 503
+    site.list()
+    assert site.sign_in().status_code == 303
 
 
 def test_too_many_failures_close_the_door(site: Site) -> None:

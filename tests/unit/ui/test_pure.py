@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
@@ -27,11 +28,11 @@ from vmforge_backup_ui.chart import HEIGHT, chart
 from vmforge_backup_ui.config import RunnerConfig, WebConfig
 from vmforge_backup_ui.entries import Machine, backup_of_entry, backup_of_row, dependants, depths
 from vmforge_backup_ui.errors import MissingError, RefusedError
-from vmforge_backup_ui.jobs import Jobs
+from vmforge_backup_ui.jobs import Jobs, remove
 from vmforge_backup_ui.progress import clean, progress
 from vmforge_backup_ui.sessions import IDLE_SECONDS, LONGEST_SECONDS, Sessions
 from vmforge_backup_ui.shown import age, moment, size
-from vmforge_backup_ui.throttle import Throttle
+from vmforge_backup_ui.throttle import Throttle, network_of
 from vmforge_backup_ui.timeline import compare, forecast, marks
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
@@ -115,26 +116,54 @@ def test_roles(email: str, panel: str | None, role: str | None) -> None:
 
 
 def test_sessions_end() -> None:
-    sessions = Sessions()
-    token = sessions.open("me", now=0)
-    assert sessions.name(token, now=IDLE_SECONDS - 1) == "me"
-    assert sessions.name(token, now=2 * IDLE_SECONDS - 2) == "me"
-    assert sessions.name(token, now=3 * IDLE_SECONDS - 2) is None
-    assert sessions.name(token, now=0) is None
-    token = sessions.open("me", now=0)
+    sessions, mine = Sessions(), ("me", "mark")
+    token = sessions.open(*mine, now=0)
+    assert sessions.find(token, now=IDLE_SECONDS - 1) == mine
+    assert sessions.find(token, now=2 * IDLE_SECONDS - 2) == mine
+    assert sessions.find(token, now=3 * IDLE_SECONDS - 2) is None
+    assert sessions.find(token, now=0) is None
+    token = sessions.open(*mine, now=0)
     for second in range(0, LONGEST_SECONDS, IDLE_SECONDS - 1):
-        assert sessions.name(token, now=second) == "me"
-    assert sessions.name(token, now=LONGEST_SECONDS) is None
+        assert sessions.find(token, now=second) == mine
+    assert sessions.find(token, now=LONGEST_SECONDS) is None
+    token = sessions.open(*mine, now=0)
+    # Nobody is there: it is the page that asks.
+    assert sessions.find(token, now=IDLE_SECONDS - 1, used=False) == mine
+    assert sessions.find(token, now=IDLE_SECONDS, used=False) is None
 
 
 @given(st.lists(st.floats(min_value=0, max_value=1000), max_size=30).map(sorted))
 def test_a_throttle_never_lets_more_through(times: list[float]) -> None:
     throttle, allowed = Throttle(3, 100), []
     for at in times:
-        if not throttle.wait("a", now=at):
-            throttle.failed("a", now=at)
+        if not throttle.take("a", now=at):
             allowed.append(at)
     assert all(len([other for other in allowed if at - 100 < other <= at]) <= 3 for at in allowed)
+
+
+def test_a_throttle_counts_tries_that_have_not_ended() -> None:
+    throttle = Throttle(2, 100)
+    assert [throttle.take("a", now=at) for at in (0, 1, 2)] == [0, 0, 98]
+    throttle.give_back("a")
+    assert [throttle.take("a", now=3), throttle.take("a", now=4)] == [0, 96]
+    throttle.forget("a")
+    throttle.give_back("a")
+    assert throttle.take("a", now=5) == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("nonsense", "nonsense"),
+        ("", ""),
+    ],
+)
+def test_who_has_one_address_has_its_neighbours(address: str, network: str) -> None:
+    assert network_of(address) == network
 
 
 GOOD = {
@@ -350,6 +379,32 @@ def test_jobs_are_kept_marked_and_forgotten(tmp_path: Path) -> None:
     for name in ("../jobs", "..", "", made[0]["job"] + "/../x", "20261122T151200Z-0123abcd"):
         with pytest.raises(MissingError):
             jobs.read(name)
+
+
+def test_what_cannot_be_removed_or_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    jobs = Jobs(tmp_path / "jobs", keep=0)
+    stuck, broken = (jobs.begin({"action": "backup", "vm": VM})["job"] for _number in range(2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "rmdir", _refuse)
+        patch.setattr(os, "unlink", _refuse)
+        jobs.mark_lost()
+        jobs.forget_old()
+    assert [message.split(" cannot be removed: ") for message in caplog.messages] == [
+        [str(tmp_path / "jobs" / job), "no"] for job in sorted((stuck, broken), reverse=True)
+    ]
+    caplog.clear()
+    (tmp_path / "jobs" / broken / "job.json").write_text("{")
+    assert [record["job"] for record in jobs.all()] == [stuck]
+    jobs.mark_lost()
+    assert caplog.messages == [f"job {broken} is removed: The record of this job cannot be read."]
+    jobs.forget_old()
+    remove(tmp_path / "jobs" / stuck)
+    assert list((tmp_path / "jobs").iterdir()) == []
+    assert len(caplog.messages) == 1
+
+
+def _refuse(*_unused: Any, **_options: Any) -> None:
+    raise PermissionError("no")
 
 
 def test_the_role_writes_what_the_programs_read(tmp_path: Path) -> None:

@@ -157,10 +157,12 @@ def reader() -> Reader:
 def account() -> Account | None:
     """Who asks; None for nobody. Looked up anew for each request, so that what the panel takes away is gone at once."""
     if "account" not in g:
-        name = parts().sessions.name(str(session.get("token") or ""), now=time.monotonic())
-        g.account = parts().accounts.again(reader, name) if name else None
-    found: Account | None = g.account
-    return found
+        # What a page fetches by itself is no click.
+        used = request.method != "GET" or "HX-Request" not in request.headers
+        found = parts().sessions.find(str(session.get("token") or ""), now=time.monotonic(), used=used)
+        g.account = parts().accounts.again(reader, *found) if found else None
+    who: Account | None = g.account
+    return who
 
 
 def signed_in(view: View) -> View:

@@ -32,6 +32,7 @@ class Audit:
         with self._lock:
             file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
             try:
-                os.write(file, data)
+                if os.write(file, data) != len(data):
+                    raise OSError(f"{self._path} took only a part of a line")
             finally:
                 os.close(file)

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import hmac
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,10 +42,12 @@ class Account:
     Attributes:
         name: The e-mail address, or the name of the local administrator.
         role: ``operator`` or ``reader``.
+        mark: Another one as soon as the password or the secret of codes is another.
     """
 
     name: str
     role: str
+    mark: str = ""
 
     @property
     def may_act(self) -> bool:
@@ -150,10 +154,11 @@ class Accounts:
             return None, "code"
         return account, ""
 
-    def again(self, reader: Callable[[], Reader], name: str) -> Account | None:
-        """Somebody who signed in before, if that is still allowed."""
+    def again(self, reader: Callable[[], Reader], name: str, mark: str) -> Account | None:
+        """Somebody who signed in before, if that is still allowed, with what they proved then."""
         found = self._record(reader, name)
-        return self._allowed(found)[0] if found else None
+        account = self._allowed(found)[0] if found else None
+        return account if account and account.mark == mark else None
 
     def _record(self, reader: Callable[[], Reader], name: str) -> Mapping[str, Any] | None:
         admin = self._config.admin
@@ -164,9 +169,14 @@ class Accounts:
     def _allowed(self, user: Mapping[str, Any]) -> tuple[Account | None, str]:
         name = str(user["email"])
         if user.get("local"):
-            return Account(name, OPERATOR), ""
+            return Account(name, OPERATOR, _mark(user)), ""
         why = refusal(user, now=datetime.now(timezone.utc))
         if why:
             return None, why
         role = role_of(name, str(user.get("role") or ""), self._config.operators, self._config.readers)
-        return (Account(name, role), "") if role else (None, "no right")
+        return (Account(name, role, _mark(user)), "") if role else (None, "no right")
+
+
+def _mark(user: Mapping[str, Any]) -> str:
+    proved = [str(user.get(name) or "") for name in ("password_hash", "totp_secret")]
+    return hashlib.sha256(json.dumps(proved).encode()).hexdigest()

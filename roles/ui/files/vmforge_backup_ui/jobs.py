@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -17,6 +19,7 @@ from typing import Any
 from ansible_collections.vmforge.backup.plugins.module_utils._model import format_id, format_time, utc_now
 from vmforge_backup_ui.errors import MissingError
 
+LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}\Z")
 # The end of a log that a page shows.
 _TAIL = 200_000
@@ -67,17 +70,18 @@ class Jobs:
         """
         try:
             record: dict[str, Any] = json.loads((self.place(job) / "job.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except FileNotFoundError as error:
             raise MissingError("There is no such job any more.", code="missing") from error
+        except (OSError, ValueError) as error:
+            raise MissingError("The record of this job cannot be read.", code="missing") from error
         return record
 
     def all(self) -> Iterator[dict[str, Any]]:
         """All records, newest first."""
-        for job in sorted((path.name for path in self._directory.iterdir() if _NAME.match(path.name)), reverse=True):
-            try:
+        for job in self._names():
+            # One may be begun, or go, at this moment; mark_lost() tells of others.
+            with contextlib.suppress(MissingError):
                 yield self.read(job)
-            except MissingError:
-                continue
 
     def log(self, job: str) -> str:
         """What its playbook has printed; of a long one, the end."""
@@ -90,7 +94,13 @@ class Jobs:
             return ""
 
     def mark_lost(self) -> None:
-        """After a start: nobody watches any more what was running."""
+        """After a start: nobody watches any more what was running, and what has no record is a remnant."""
+        for job in self._names():
+            try:
+                self.read(job)
+            except MissingError as error:
+                LOG.warning("job %s is removed: %s", job, error.message)
+                remove(self._directory / job)
         for record in self.all():
             if record["state"] == "running":
                 message = (
@@ -103,4 +113,17 @@ class Jobs:
         """Remove the oldest of those that are over."""
         over = [record["job"] for record in self.all() if record["state"] != "running"]
         for job in over[self._keep :]:
-            shutil.rmtree(self._directory / job, ignore_errors=True)
+            remove(self._directory / job)
+
+    def _names(self) -> list[str]:
+        return sorted((path.name for path in self._directory.iterdir() if _NAME.match(path.name)), reverse=True)
+
+
+def remove(place: Path) -> None:
+    """Remove a directory, if it is there. What cannot be removed is told in the log, and stays."""
+    try:
+        shutil.rmtree(place)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        LOG.warning("%s cannot be removed: %s", place, error)

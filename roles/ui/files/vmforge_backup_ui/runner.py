@@ -26,7 +26,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._model import forma
 from vmforge_backup_ui.actions import Order, order
 from vmforge_backup_ui.config import RunnerConfig
 from vmforge_backup_ui.errors import BusyError, RefusedError, UiError
-from vmforge_backup_ui.jobs import Jobs
+from vmforge_backup_ui.jobs import Jobs, remove
 from vmforge_backup_ui.progress import clean, progress
 from vmforge_backup_ui.wire import receive, send
 
@@ -184,7 +184,7 @@ class Service:
             event_handler=listen,
             cancel_callback=self._stopping.is_set,
         )
-        shutil.rmtree(place / "env", ignore_errors=True)
+        remove(place / "env")
         state = "done" if done.rc == 0 else "lost" if self._stopping.is_set() else "failed"
         message = "" if state == "done" else told[-1] if told else f"The playbook ended with code {done.rc}."
         return {"state": state, "code": done.rc, "message": message}

@@ -17,6 +17,7 @@ _MOST = 10_000
 @dataclass
 class _Session:
     name: str
+    mark: str
     began: float
     used: float
 
@@ -28,25 +29,25 @@ class Sessions:
         self._known: dict[str, _Session] = {}
         self._lock = Lock()
 
-    def open(self, name: str, *, now: float) -> str:
-        """Begin one; its token."""
+    def open(self, name: str, mark: str, *, now: float) -> str:
+        """Begin one; its token. The mark is handed back with the name: it tells of what was proved."""
         token = secrets.token_urlsafe(32)
         with self._lock:
             self._known = {key: item for key, item in self._known.items() if _lives(item, now)}
             if len(self._known) >= _MOST:
                 self._known.pop(min(self._known, key=lambda key: self._known[key].used))
-            self._known[token] = _Session(name, now, now)
+            self._known[token] = _Session(name, mark, now, now)
         return token
 
-    def name(self, token: str, *, now: float) -> str | None:
-        """Whose it is; None when it is over. It lives on from now."""
+    def find(self, token: str, *, now: float, used: bool = True) -> tuple[str, str] | None:
+        """Whose it is, and its mark; None when it is over. If somebody uses it, it lives on from now."""
         with self._lock:
             found = self._known.get(token)
             if found is None or not _lives(found, now):
                 self._known.pop(token, None)
                 return None
-            found.used = now
-            return found.name
+            found.used = now if used else found.used
+            return found.name, found.mark
 
     def close(self, token: str) -> None:
         """End one."""

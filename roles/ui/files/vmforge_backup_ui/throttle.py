@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import OrderedDict, deque
 from threading import Lock
 
@@ -24,27 +25,44 @@ class Throttle:
         self._failures: OrderedDict[str, deque[float]] = OrderedDict()
         self._lock = Lock()
 
-    def wait(self, key: str, *, now: float) -> float:
-        """Seconds until the next try is allowed; 0 for at once."""
+    def take(self, key: str, *, now: float) -> float:
+        """Begin a try; it counts as a failure until it is given back, for many may be made at the same time.
+
+        Returns:
+            0, or the seconds to wait where it may not be made.
+        """
         with self._lock:
-            found = self._failures.get(key)
-            if found is None:
-                return 0
+            found = self._failures.setdefault(key, deque())
+            self._failures.move_to_end(key)
             while found and found[0] <= now - self.seconds:
                 found.popleft()
-            if len(found) < self.limit:
-                return 0
-            return found[-self.limit] + self.seconds - now
-
-    def failed(self, key: str, *, now: float) -> None:
-        """Count one; of too many keys the one that failed longest ago is forgotten."""
-        with self._lock:
-            self._failures.setdefault(key, deque(maxlen=self.limit)).append(now)
-            self._failures.move_to_end(key)
+            if len(found) >= self.limit:
+                return found[0] + self.seconds - now
+            found.append(now)
+            # Of too many keys the one that was tried longest ago is forgotten.
             if len(self._failures) > _MOST:
                 self._failures.popitem(last=False)
+            return 0
+
+    def give_back(self, key: str) -> None:
+        """A try was no failure."""
+        with self._lock:
+            found = self._failures.get(key)
+            if found:
+                found.pop()
 
     def forget(self, key: str) -> None:
         """Begin anew, after success."""
         with self._lock:
             self._failures.pop(key, None)
+
+
+def network_of(address: str) -> str:
+    """What counts as one address: of IPv6, whoever has one has all that begin with the same 64 bits."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if found.version == 4:
+        return str(found)
+    return str(found.ipv4_mapped or ipaddress.ip_network((int(found), 64), strict=False))

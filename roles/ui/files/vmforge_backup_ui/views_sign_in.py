@@ -11,6 +11,8 @@ from flask import Blueprint, redirect, render_template, request, session, url_fo
 from werkzeug.wrappers import Response
 
 from vmforge_backup_ui.app import Parts, note, parts, reader, signed_in
+from vmforge_backup_ui.errors import UiError
+from vmforge_backup_ui.throttle import network_of
 
 
 def register(root: Blueprint) -> None:
@@ -26,7 +28,7 @@ def sign_in() -> str | Response | tuple[str, int]:
         return render_template("sign_in.html", next=target)
     name, shared, now = request.form.get("name", "").strip()[:200], parts(), time.monotonic()
     address = request.remote_addr or ""
-    wait = max(shared.tries.wait(name.lower(), now=now), shared.address_tries.wait(address, now=now))
+    wait = _take(shared, name, address, now)
     if wait:
         shared.audit.write("sign-in", by=name, address=address, refused="too many failures")
         message = f"There were too many failures. Try again in {int(wait // 60) + 1} min."
@@ -34,20 +36,36 @@ def sign_in() -> str | Response | tuple[str, int]:
     return _try(shared, name, address, target, now)
 
 
+def _take(shared: Parts, name: str, address: str, now: float) -> float:
+    wait = shared.tries.take(name.lower(), now=now)
+    if wait:
+        return wait
+    wait = shared.address_tries.take(network_of(address), now=now)
+    if wait:
+        shared.tries.give_back(name.lower())
+    return wait
+
+
 def _try(shared: Parts, name: str, address: str, target: str, now: float) -> Response | tuple[str, int]:
     password, code = request.form.get("password", "")[:1000], request.form.get("code", "")[:20]
-    who, why = shared.accounts.sign_in(reader, name, password, code)
+    try:
+        who, why = shared.accounts.sign_in(reader, name, password, code)
+    except UiError:
+        # Nobody could look.
+        shared.tries.give_back(name.lower())
+        shared.address_tries.give_back(network_of(address))
+        raise
     if who is None:
-        shared.tries.failed(name.lower(), now=now)
-        shared.address_tries.failed(address, now=now)
         shared.audit.write("sign-in", by=name, address=address, refused=why)
         message = "The name, the password or the code is wrong, or this account may not sign in here."
         return render_template("sign_in.html", next=target, message=message, name=name), 401
     shared.tries.forget(name.lower())
+    shared.address_tries.give_back(network_of(address))
     shared.audit.write("sign-in", by=who.name, address=address, role=who.role)
     # Nothing of before lives on, not even the token of forms.
+    shared.sessions.close(str(session.get("token") or ""))
     session.clear()
-    session["token"] = shared.sessions.open(who.name, now=now)
+    session["token"] = shared.sessions.open(who.name, who.mark, now=now)
     return redirect(target or url_for("ui.machines"), code=303)
 
 
@@ -63,4 +81,5 @@ def _own(target: str) -> str:
     """A page of these; anything else is passed over."""
     home = url_for("ui.machines")
     plain = all(letter.isprintable() for letter in target) and "\\" not in target and ".." not in target
-    return target if plain and target.startswith(home) else ""
+    # Two strokes are another host, also where the pages begin at the first.
+    return target if plain and target.startswith(home) and not target.startswith("//") else ""
