@@ -28,8 +28,8 @@ _NEEDED = (
     "error",
 )
 BUCKET = "S3"
-# As much as the nodes themselves let pass.
 _LEFT_OUT = "it is not in this run; leave out --limit, or name it in vmforge_backup_ignore_nodes"
+# As much as the nodes themselves let pass.
 _CLOCKS_APART = timedelta(minutes=5)
 
 
@@ -128,11 +128,7 @@ def _is_listed(answer: Mapping[str, Any] | None) -> bool:
 
 
 def _problem(node: str, place: str, answer: Mapping[str, Any] | None) -> dict[str, str]:
-    nothing = (
-        "it gave no answer"
-        if answer
-        else "it is not in this run; leave out --limit, or name it in vmforge_backup_ignore_nodes"
-    )
+    nothing = "it gave no answer" if answer else _LEFT_OUT
     return {"node": node, "vm": "-", "place": place, "message": f"could not be listed: {reason(answer or {}, nothing)}"}
 
 

@@ -122,7 +122,7 @@ def test_one_node_away_and_nothing_is_pruned_until_it_is_given_up(play_newest: P
         "--limit",
         "one,two",
         inventory=both_here(one, two, DEAD),
-        vmforge_backup_ignore_nodes=["dead"],
+        vmforge_backup_ignore_nodes="dead",
         **WEEK,
     )
     assert run.code == 0, run.text

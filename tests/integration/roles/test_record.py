@@ -101,7 +101,7 @@ def test_policies_of_the_panel_are_obeyed(
     database.sql("DELETE FROM backups")
     (storage.place / "nothing").mkdir()
     lost = {"vmforge_backup_dir": str(storage.place / "nothing"), "vmforge_backup_node": before["meta"]["node"]}
-    again = {**lost, "vmforge_backup_verify_level": "manifest", "vmforge_backup_catalog_whole_bucket": True}
+    again = {**lost, "vmforge_backup_verify_level": "manifest", "vmforge_backup_catalog_whole_bucket": "true"}
     run = play_newest("verify.yml", **again, **login(database), **bucket_of(bucket))
     assert run.code == 0, run.text
     [after] = [row for row in rows(database) if row["vm_uuid"] == web.uuid]
