@@ -38,7 +38,7 @@ WEEK = {"vmforge_backup_policy": {"keep_daily": 7, "keep_weekly": 0, "keep_month
 
 def became(run: Run) -> dict[str, str]:
     """What became of each backup."""
-    return {row["id"]: row["result"] for row in run.stats["vmforge_prune_report"]["backups"]}
+    return {row["id"]: row["result"] for row in run.stats["vmforge_backup_prune_report"]["backups"]}
 
 
 def offsite(bucket: S3Server, storage: Storage) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def test_the_plan_a_persons_word_and_the_run(play_newest: Play, one: Shelf) -> N
     assert f"daily {ids[1][:4]}-{ids[1][4:6]}-{ids[1][6:8]}" in run.text
     assert "no rule keeps it" in run.text
     assert "keeps by rule: newest good 1" in run.text
-    [row] = run.stats["vmforge_prune_report"]["vms"]
+    [row] = run.stats["vmforge_backup_prune_report"]["vms"]
     assert (row["result"], row["kept"], row["deleted"]) == ("confirm", 7, 13)
     assert "-e vmforge_backup_confirm=true" in run.text
     assert one.ids() == ids
@@ -88,7 +88,7 @@ def test_the_plan_a_persons_word_and_the_run(play_newest: Play, one: Shelf) -> N
     run = play_newest("prune.yml", inventory=nodes("one"), vmforge_backup_confirm=True, **WEEK)
     assert run.code == 0, run.text
     assert one.ids() == ids[:7]
-    [row] = run.stats["vmforge_prune_report"]["vms"]
+    [row] = run.stats["vmforge_backup_prune_report"]["vms"]
     assert (row["result"], row["kept"], row["deleted"]) == ("pruned", 7, 13)
     run = play_newest("prune.yml", inventory=nodes("one"), **WEEK)
     assert run.code == 0, run.text
@@ -102,7 +102,7 @@ def test_each_node_deletes_its_own_by_one_plan(play_newest: Play, one: Shelf, tw
     assert one.ids() == new[:7]
     assert two.ids() == []
     assert {became(run)[i] for i in old} == {"deleted"}
-    [row] = run.stats["vmforge_prune_report"]["vms"]
+    [row] = run.stats["vmforge_backup_prune_report"]["vms"]
     assert (row["kept"], row["deleted"], row["nodes"]) == (7, 7, ["one", "two"])
 
 
@@ -112,7 +112,7 @@ def test_one_node_away_and_nothing_is_pruned_until_it_is_given_up(play_newest: P
     assert run.code == 2
     assert one.ids() == ids
     assert "dead could not be listed" in run.text
-    assert [row["result"] for row in run.stats["vmforge_prune_report"]["vms"]] == ["skipped"]
+    assert [row["result"] for row in run.stats["vmforge_backup_prune_report"]["vms"]] == ["skipped"]
     run = play_newest("prune.yml", "--limit", "one", inventory=both_here(one, two), **WEEK)
     assert run.code == 2
     assert "two could not be listed: it is not in this run" in run.text
@@ -180,7 +180,7 @@ def test_a_clock_that_is_off_stops_it_before_the_bucket(
     run = play_newest("prune.yml", inventory=fleet, **variables, **WEEK)
     assert run.code == 2
     assert "its clock said" in run.text
-    assert [problem["place"] for problem in run.stats["vmforge_prune_report"]["problems"]] == ["two"]
+    assert [problem["place"] for problem in run.stats["vmforge_backup_prune_report"]["problems"]] == ["two"]
     assert (len(one.bucket()), one.ids()) == (9, ids)
 
 

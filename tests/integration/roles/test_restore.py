@@ -36,7 +36,7 @@ def test_a_damage_is_found_named_mended_and_remembered(
     assert made.code == 0, made.text
     run = play_newest("verify.yml", inventory=nodes("good"), **offsite)
     assert run.code == 0, run.text
-    [row] = run.stats["vmforge_verify_report"]["rows"]
+    [row] = run.stats["vmforge_backup_verify_report"]["rows"]
     assert (row["vm_name"], row["node_name"], row["result"]) == (db.name, "good", "good")
     assert row["copies"] == ["local", "s3"]
     [manifest] = storage.backups.glob("*/*/manifest.json")
@@ -44,12 +44,12 @@ def test_a_damage_is_found_named_mended_and_remembered(
     good = image.read_bytes()
     image.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
     planned = play_newest("verify.yml", "--check", inventory=nodes("good"), **offsite)
-    assert (planned.code, planned.stats["vmforge_verify_report"]["rows"][0]["result"]) == (0, "planned")
+    assert (planned.code, planned.stats["vmforge_backup_verify_report"]["rows"][0]["result"]) == (0, "planned")
     run = play_newest("verify.yml", inventory=nodes("good"), vm=[db.name, "nobody"], **offsite)
     assert run.code == 2
     assert "vda.qcow2, part 1 at offset 0" in run.text
     assert "no node has a backup of it" in run.text
-    assert run.stats["vmforge_verify_report"]["rows"][0]["result"] == "repaired"
+    assert run.stats["vmforge_backup_verify_report"]["rows"][0]["result"] == "repaired"
     assert image.read_bytes() == good
     record = json.loads(manifest.with_name("verified.json").read_bytes())
     assert {(result["copy"], result["ok"]) for result in record["results"]} == {("local", True), ("s3", True)}
@@ -78,13 +78,13 @@ def test_a_machine_from_the_bucket_alone(
         assert not list(storage.place.glob("*.qcow2"))
         run = play_newest("restore.yml", inventory=nodes("a", "b"), **options, **lost)
         assert run.code == 0, run.text
-        report = run.stats["vmforge_restore_report"]
+        report = run.stats["vmforge_backup_restore_report"]
         assert (report["vm"], report["result"], report["mode"]) == (name, "restored", "new")
         assert report["sources"] == {"vda": "s3"}
         assert Path(report["disks"][0]["path"]).exists()
         assert name in db.virsh("list", "--all", "--name")
         again = play_newest("restore.yml", inventory=nodes("a", "b"), **options, **lost)
-        assert again.stats["vmforge_restore_report"]["result"] == "present"
+        assert again.stats["vmforge_backup_restore_report"]["result"] == "present"
         assert "changed=0" in again.text
     finally:
         with contextlib.suppress(RuntimeError):
