@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
 
@@ -71,7 +72,9 @@ def parse_id(text: str) -> datetime:
     """The second that an id names, aware. Raises ``ValueError`` when it is no id."""
     if not ID_PATTERN.match(text):
         raise ValueError(f"{text!r} is not a backup id such as 20261122T151200Z")
-    return datetime.strptime(text, _ID_FORMAT).replace(tzinfo=timezone.utc)
+    # strptime() takes seven times as long, and there may be many.
+    date, clock = (int(text[:4]), int(text[4:6]), int(text[6:8])), (int(text[9:11]), int(text[11:13]), int(text[13:15]))
+    return datetime(*date, *clock, tzinfo=timezone.utc)
 
 
 def next_id(known: Iterable[str], *, now: datetime) -> tuple[str, float]:
@@ -97,6 +100,7 @@ def next_id(known: Iterable[str], *, now: datetime) -> tuple[str, float]:
     return format_id(chosen), max(0.0, ahead.total_seconds())
 
 
+@lru_cache(maxsize=1024)
 def canonical_uuid(text: str) -> str | None:
     """A UUID in libvirt's form, or None for anything else."""
     return str(uuid.UUID(text)) if _UUID.match(text) else None
