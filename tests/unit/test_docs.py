@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -73,6 +74,15 @@ def test_every_link_leads_somewhere(path: Path) -> None:
         assert ROOT in file.parents
         if anchor:
             assert anchor in anchors(file), f"{names(file)}#{anchor}"
+
+
+def test_all_variables_are_told_as_the_roles_have_them() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "variables.py"))
+    assert tool["PAGE"].read_text() == tool["page"](), "run: python3 tools/environments.py exec tools/variables.py"
+    told = set(re.findall(rf"\b{PREFIX}\w+", tool["page"]()))
+    tasks = "".join(path.read_text() for path in (ROOT / "roles").glob("*/tasks/*.yml"))
+    statistics = set(re.findall(r"set_stats:\n +data:\n +(\w+)", tasks))
+    assert _variables() - statistics - PLUGINS == told - PLUGINS
 
 
 def test_every_page_has_its_place_in_the_site() -> None:
