@@ -31,6 +31,8 @@ COLUMNS = (
     "status",
 )
 INSERT, UPDATE, DELETE = "insert", "update", "delete"
+# In the meta of a deleted row: when it was seen that its backup is gone.
+DELETED_AT = "deleted_at"
 _UNFINISHED = {
     "deleting": "Its deletion was begun and is not finished; the next prune finishes it.",
     "partial": "Its manifest is missing or damaged.",
@@ -186,7 +188,8 @@ def _spoilt(row: Row, entry: Entry) -> Row:
 
 
 def _changed(row: Row, wanted: Row) -> list[Change]:
-    after = replace(wanted, key=row.key, meta={**row.meta, **wanted.meta})
+    others = {name: value for name, value in row.meta.items() if name != DELETED_AT}
+    after = replace(wanted, key=row.key, meta={**others, **wanted.meta})
     return [] if after == row else [Change(UPDATE, row, after)]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from ansible_collections.vmforge.backup.plugins.module_utils._catalog import (
     COLUMNS,
     DELETE,
+    DELETED_AT,
     INSERT,
     UPDATE,
     CatalogPlan,
@@ -21,7 +22,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._catalog import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._catalog_listing import Listing
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
-from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid
+from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid, format_time, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
 from ansible_collections.vmforge.backup.plugins.module_utils._mysql import DATABASE_ARGUMENTS, Database, DatabaseConfig
 from ansible_collections.vmforge.backup.plugins.module_utils._options import DEFAULT_BACKUP_DIR
@@ -47,7 +48,10 @@ _UPDATE = (
     f"ON DUPLICATE KEY UPDATE {', '.join(f'{name} = VALUES({name})' for name in COLUMNS)}"
 )
 # Some servers would set a TIMESTAMP to now.
-_DELETE = "UPDATE backups SET status = 'deleted', created_at = created_at WHERE id IN"
+_DELETE = (
+    "UPDATE backups SET status = 'deleted', created_at = created_at, "
+    f"meta = JSON_SET(meta, '$.{DELETED_AT}', %s) WHERE id IN"
+)
 
 
 def sync_catalog(request: Request) -> Outcome:
@@ -90,10 +94,10 @@ def write_changes(database: Database, plan: CatalogPlan) -> None:
     """Execute a plan; the caller holds the lock and the transaction."""
     database.executemany(_INSERT, [_values(row) for row in plan.rows(INSERT)])
     database.executemany(_UPDATE, [[row.key, *_values(row)] for row in plan.rows(UPDATE)])
-    keys = [row.key for row in plan.rows(DELETE)]
+    keys, now = [row.key for row in plan.rows(DELETE)], format_time(utc_now().replace(microsecond=0))
     for start in range(0, len(keys), _AT_ONCE):
         some = keys[start : start + _AT_ONCE]
-        database.execute(f"{_DELETE} ({', '.join(['%s'] * len(some))})", some)
+        database.execute(f"{_DELETE} ({', '.join(['%s'] * len(some))})", [now, *some])
 
 
 def _listing(params: Mapping[str, Any]) -> Listing:

@@ -137,8 +137,11 @@ def test_a_deleted_row_stays_until_its_backup_is_there_again() -> None:
     rows = stored(plan_sync([], listing(ready())))
     gone = stored(plan_sync(rows, listing()), rows)
     assert [row.status for row in gone] == ["deleted"]
+    gone = [replace(row, meta={**row.meta, "deleted_at": "2026-11-22T15:12:00Z"}) for row in gone]
     assert not plan_sync(gone, listing()).changes
-    assert actions(plan_sync(gone, listing(ready()))) == [("update", "ready")]
+    back = plan_sync(gone, listing(ready()))
+    assert actions(back) == [("update", "ready")]
+    assert stored(back, gone) == rows
 
 
 def test_only_the_vms_of_the_listing_are_compared() -> None:

@@ -33,7 +33,7 @@ from vmforge_backup_ui.progress import clean, progress
 from vmforge_backup_ui.sessions import IDLE_SECONDS, LONGEST_SECONDS, Sessions
 from vmforge_backup_ui.shown import age, moment, size
 from vmforge_backup_ui.throttle import Throttle, network_of
-from vmforge_backup_ui.timeline import compare, forecast, marks
+from vmforge_backup_ui.timeline import History, compare, forecast, marks
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 ROLE = Path(__file__).resolve().parents[3] / "roles" / "ui"
@@ -235,11 +235,11 @@ def days(count: int, **more: Any) -> list[Any]:
 
 def test_what_the_next_prune_does_and_what_a_policy_changes() -> None:
     machine, backups, row = Machine(VM, "web1"), days(10), {"keep_weekly": 0, "keep_monthly": 0}
-    before = forecast(machine, backups, {**row, "keep_daily": 7}, (None, {}), now=NOW)
+    before = forecast(machine, History(backups, now=NOW), {**row, "keep_daily": 7}, (None, {}))
     assert (len(before.kept), len(before.doomed), before.bytes(keep=False)) == (7, 3, 3 << 20)
     assert before.fates[backups[0].id].reasons == ("newest good", f"daily {NOW:%Y-%m-%d}")
     assert before.fates[backups[9].id].reasons == ("no rule keeps it",)
-    change = compare(before, forecast(machine, backups, {**row, "keep_daily": 3}, (None, {}), now=NOW))
+    change = compare(before, forecast(machine, History(backups, now=NOW), {**row, "keep_daily": 3}, (None, {})))
     assert change.lost == tuple(backup.id for backup in backups[3:7])
     assert (change.saved, change.asks) == ((), True)
     back = compare(change.after, before)
@@ -252,10 +252,10 @@ def test_what_the_next_prune_does_and_what_a_policy_changes() -> None:
 
 def test_where_nothing_is_pruned_it_says_why() -> None:
     machine, zero = Machine(VM, "web1"), dict.fromkeys(("keep_daily", "keep_weekly", "keep_monthly"), 0)
-    assert "nothing would be kept" in forecast(machine, days(3), zero, (None, {}), now=NOW).problem
-    assert "keep_daily is" in forecast(machine, days(3), None, ({"keep_daily": "x"}, {}), now=NOW).problem
+    assert "nothing would be kept" in forecast(machine, History(days(3), now=NOW), zero, (None, {})).problem
+    assert "keep_daily is" in forecast(machine, History(days(3), now=NOW), None, ({"keep_daily": "x"}, {})).problem
     gone = Machine(VM, "web1", known=False)
-    assert "panel does not have" in forecast(gone, days(3), None, (None, {}), now=NOW).problem
+    assert "panel does not have" in forecast(gone, History(days(3), now=NOW), None, (None, {})).problem
 
 
 def test_holds_chains_and_bad_copies_count_as_they_do_when_pruning() -> None:
@@ -270,7 +270,7 @@ def test_holds_chains_and_bad_copies_count_as_they_do_when_pruning() -> None:
         backup_of_entry(entry(str(third), parent=str(second), verified=bad)),
     ]
     rule = {"keep_daily": 1, "keep_weekly": 0, "keep_monthly": 0}
-    plan = forecast(Machine(VM, "web1"), backups, rule, (None, {}), now=NOW)
+    plan = forecast(Machine(VM, "web1"), History(backups, now=NOW), rule, (None, {}))
     assert "held: audit" in plan.fates[str(first)].reasons
     assert "newest good" in plan.fates[str(second)].reasons
     assert plan.fates[str(third)].reasons[0].startswith("bad, but nothing newer is good")
@@ -282,14 +282,14 @@ def test_holds_chains_and_bad_copies_count_as_they_do_when_pruning() -> None:
 def test_a_row_is_the_entry_that_it_was_made_of() -> None:
     made = entry(ID)
     meta = {**made, "node": "node1", "vm_name": "web1", "state": "ready"}
-    row = {"id": 1, "vm_uuid": VM, "created_at": datetime(2026, 11, 22, 1), "status": "ready", "storage": "local"}
-    row.update({name: made[name] for name in ("type", "size_bytes", "checksum_sha256", "path", "s3_key")})
+    row = {"label": None, "vm_uuid": VM, "created_at": datetime(2026, 11, 22, 1), "status": "ready", "storage": "local"}
+    row.update({name: made[name] for name in ("type", "size_bytes", "checksum_sha256")})
     found = backup_of_row({**row, "meta": json.dumps(meta)})
     assert (found.id, found.moment, found.status) == (ID, datetime(2026, 11, 22, 1, tzinfo=timezone.utc), "ready")
-    same = set(made) - {"vm_name"}
+    same = set(made) - {"vm_name", "path", "s3_key"}
     assert {name: found.entry[name] for name in same} == {name: made[name] for name in same}
     for meta_text in (None, "{", "[]", '{"id": "../x", "node": "n"}', '{"id": 7}'):
-        foreign = backup_of_row({**row, "meta": meta_text, "snapshot_name": "nightly"})
+        foreign = backup_of_row({**row, "meta": meta_text, "label": "nightly"})
         assert (foreign.id, foreign.entry["label"]) == (None, "nightly")
     deleting = backup_of_row({**row, "status": "failed", "meta": json.dumps({**meta, "state": "deleting"})})
     assert deleting.status == "deleting"
@@ -314,6 +314,24 @@ def test_a_chart_ends_with_all_that_there_is(added: list[tuple[date, str, int]])
     assert made.total == sum(size * (2 if storage == "hybrid" else 1) for _day, storage, size in added) <= made.top
     heights = [float(point.split(",")[1]) for point in f"{made.local} {made.s3}".split()]
     assert all(0 <= height <= HEIGHT for height in heights)
+
+
+def test_what_is_gone_was_there() -> None:
+    steps = [
+        (date(2024, 12, 24), "local", 8),
+        (date(2026, 9, 10), "s3", 4),
+        (date(2026, 9, 10), "hybrid", 1),
+        (date(2026, 10, 5), "local", -8),
+        (NOW.date(), "hybrid", -1),
+    ]
+    made = chart(steps, today=NOW.date())
+    assert made is not None
+    assert made.table[0] == (date(2025, 11, 30), 8, 0)
+    assert [row[1:] for row in made.table[-4:]] == [(8, 0), (9, 5), (1, 5), (0, 4)]
+    assert made.total == 4
+    backwards = chart([(NOW.date(), "local", 5), (date(2026, 11, 21), "local", -5)], today=NOW.date())
+    assert backwards is not None
+    assert backwards.table == ((NOW.date(), 0, 0),)
 
 
 @pytest.mark.parametrize(

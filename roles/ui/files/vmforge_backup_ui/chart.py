@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-WIDTH, HEIGHT = 720, 180
+WIDTH, HEIGHT, DAYS = 720, 180, 365
 _STEPS = (1, 2, 5)
 
 
@@ -41,24 +41,29 @@ class Chart:
     table: tuple[tuple[date, int, int], ...]
 
 
-def chart(added: Iterable[tuple[date, str, int]], *, today: date, days: int = 365) -> Chart | None:
+def first_day(today: date) -> date:
+    """How far back a chart goes."""
+    return today - timedelta(days=DAYS - 1)
+
+
+def chart(steps: Iterable[tuple[date, str, int]], *, today: date) -> Chart | None:
     """Add up what was stored, day by day.
 
     Args:
-        added: Day, ``local``, ``s3`` or ``hybrid``, and bytes, of backups that exist now. A hybrid one lies in both.
-        days: How far back the chart goes; what is older is there from its first day on.
+        steps: Day, ``local``, ``s3`` or ``hybrid``, and bytes: below 0 for what went on that day. A hybrid one lies in
+            both. What is older than the chart is there from its first day on.
 
     Returns:
         None where nothing is stored.
     """
     growth: dict[date, list[int]] = {}
-    for day, storage, size in added:
+    for day, storage, size in steps:
         step = growth.setdefault(min(day, today), [0, 0])
         step[0] += size if storage != "s3" else 0
         step[1] += size if storage != "local" else 0
     if not growth:
         return None
-    first = max(min(growth), today - timedelta(days=days - 1))
+    first = max(min(growth), first_day(today))
     first = min(first, today - timedelta(days=1))
     rows = _rows(growth, first, today)
     top = _round_up(max(local + remote for _day, local, remote in rows))
@@ -80,7 +85,8 @@ def _rows(growth: Mapping[date, list[int]], first: date, today: date) -> list[tu
     while day <= today:
         step = growth.get(day, [0, 0])
         local, remote = local + step[0], remote + step[1]
-        rows.append((day, local, remote))
+        # A clock that was wrong may let something go before it came.
+        rows.append((day, max(local, 0), max(remote, 0)))
         day += timedelta(days=1)
     return rows
 

@@ -113,8 +113,6 @@ def entry_of_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
         "parent": meta.get("parent"),
         "size_bytes": int(row["size_bytes"] or 0),
         "checksum_sha256": row["checksum_sha256"],
-        "path": row["path"],
-        "s3_key": row["s3_key"],
         "copies": list(meta.get("copies") or ()),
         "hold": meta.get("hold"),
         "verified": meta.get("verified"),
@@ -127,14 +125,15 @@ def backup_of_row(row: Mapping[str, Any]) -> Backup:
     entry = entry_of_row(row)
     made = row["created_at"].replace(tzinfo=timezone.utc)
     if entry is None:
-        name = str(row.get("snapshot_name") or row.get("path") or row.get("location") or row["id"])
         foreign = {
             "vm": {"node": None},
             "status": row["status"],
             "type": row["type"],
             "size_bytes": row["size_bytes"] or 0,
         }
-        return Backup(None, {**foreign, "label": name, "copies": []}, made, str(row["storage"]))
+        return Backup(
+            None, {**foreign, "label": str(row["label"] or "unknown"), "copies": []}, made, str(row["storage"])
+        )
     return Backup(str(entry["id"]), entry, _moment(entry, made), str(row["storage"]))
 
 

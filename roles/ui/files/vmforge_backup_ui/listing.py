@@ -63,8 +63,8 @@ class ListReader:
         """There are no rows; what holds are the variables."""
         return None
 
-    def growth(self) -> list[tuple[date, str, int]]:
-        """The same."""
+    def growth(self, _since: date) -> list[tuple[date, str, int]]:
+        """A list tells of nothing that is gone."""
         return [
             (backup.moment.date(), backup.storage, int(backup.entry.get("size_bytes") or 0))
             for backups in self._backups.values()

@@ -25,14 +25,19 @@ _TOTALS = (
     "SELECT vm_uuid, COUNT(*) AS count, SUM(size_bytes) AS size, MAX(created_at) AS newest FROM backups "
     "WHERE status = 'ready' GROUP BY vm_uuid"
 )
+# Only what is shown: each column of ten thousand rows takes time.
 _COLUMNS = (
-    "id, vm_uuid, created_at, type, size_bytes, checksum_sha256, storage, path, s3_key, meta, status, snapshot_name, "
-    "location"
+    "vm_uuid, created_at, type, size_bytes, checksum_sha256, storage, meta, status, "
+    "IF(JSON_EXTRACT(meta, '$.id') IS NULL, COALESCE(NULLIF(snapshot_name, ''), path, location, id), NULL) AS label"
 )
 _OF_VM = f"SELECT {_COLUMNS} FROM backups WHERE vm_uuid IN (%s, %s) AND status <> 'deleted' ORDER BY created_at DESC"
 _GROWTH = (
     "SELECT DATE(created_at) AS day, storage, SUM(size_bytes) AS size FROM backups WHERE status = 'ready' "
     "GROUP BY DATE(created_at), storage"
+)
+_GONE = (
+    "SELECT DATE(created_at) AS day, LEFT(JSON_UNQUOTE(JSON_EXTRACT(meta, '$.deleted_at')), 10) AS gone, storage, "
+    "SUM(size_bytes) AS size FROM backups WHERE status = 'deleted' GROUP BY day, gone, storage HAVING gone >= %s"
 )
 _USER = ("email", "password_hash", "totp_secret", "failed_logins", "locked_until", "role")
 
@@ -63,8 +68,8 @@ class Reader(Protocol):
     def policy(self, uuid: str) -> Mapping[str, Any] | None:
         """Its row in ``backup_policies``; None without one."""
 
-    def growth(self) -> list[tuple[date, str, int]]:
-        """Day, storage and bytes of what exists now."""
+    def growth(self, since: date) -> list[tuple[date, str, int]]:
+        """Day, storage and bytes of what was made and, below 0, of what was deleted; without what was gone before."""
 
     def user(self, email: str) -> Mapping[str, Any] | None:
         """The panel's user of that address; only the columns that there are."""
@@ -127,9 +132,13 @@ class DatabaseReader:
         rows = self._query(sql, (uuid, uuid.replace("-", "")))
         return rows[0] if rows else None
 
-    def growth(self) -> list[tuple[date, str, int]]:
+    def growth(self, since: date) -> list[tuple[date, str, int]]:
         """See :class:`Reader`."""
-        return [(row["day"], str(row["storage"]), int(row["size"] or 0)) for row in self._query(_GROWTH)]
+        found = [(row["day"], str(row["storage"]), int(row["size"] or 0)) for row in self._query(_GROWTH)]
+        for row in self._query(_GONE, (since.isoformat(),)):
+            size = int(row["size"] or 0)
+            found += [(row["day"], row["storage"], size), (date.fromisoformat(row["gone"]), row["storage"], -size)]
+        return found
 
     def user(self, email: str) -> Mapping[str, Any] | None:
         """See :class:`Reader`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from flask import Blueprint, render_template, request
 from werkzeug.wrappers import Response
 
-from vmforge_backup_ui.app import operator, start
+from vmforge_backup_ui.app import operator, reader, start
 from vmforge_backup_ui.entries import Backup, Machine, dependants
 from vmforge_backup_ui.errors import MissingError, RefusedError
 from vmforge_backup_ui.views_vms import known_machine
@@ -31,8 +31,7 @@ def register(root: Blueprint) -> None:
 
 def create(uuid: str) -> Response:
     """Make a backup now."""
-    vm, _backups = known_machine(uuid)
-    return start("backup", uuid, vm.name, {})
+    return start("backup", uuid, known_machine(uuid).name, {})
 
 
 def other() -> Response:
@@ -53,8 +52,7 @@ def status() -> Response:
 
 def verify(uuid: str) -> Response:
     """Read all copies of all backups of a machine."""
-    vm, _backups = known_machine(uuid)
-    return start("verify", uuid, vm.name, {})
+    return start("verify", uuid, known_machine(uuid).name, {})
 
 
 def verify_one(uuid: str, backup_id: str) -> Response:
@@ -122,7 +120,7 @@ def restore(uuid: str, backup_id: str) -> str | Response:
 
 
 def _find(uuid: str, backup_id: str) -> tuple[Machine, Backup, list[Backup]]:
-    vm, backups = known_machine(uuid)
+    vm, backups = known_machine(uuid), reader().backups(uuid)
     found = [backup for backup in backups if backup.id == backup_id and backup.status != "failed"]
     if not found:
         raise MissingError(f"There is no backup {backup_id} of {vm.name} any more.")

@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 
 from vmforge_backup_ui.app import now, operator, reader, signed_in, start
 from vmforge_backup_ui.errors import RefusedError
-from vmforge_backup_ui.timeline import compare, forecast
+from vmforge_backup_ui.timeline import Change, History, compare, forecast
 from vmforge_backup_ui.views_vms import known_machine, plan_of, variables_of
 
 COUNTS = ("keep_daily", "keep_weekly", "keep_monthly", "max_total_gb", "max_age_days")
@@ -40,16 +40,15 @@ def preview(uuid: str) -> str:
 
 
 def _page(uuid: str, change: Any) -> str:
-    vm, backups = known_machine(uuid)
-    row = reader().policy(uuid)
-    before = plan_of(vm, backups)
+    vm, row = known_machine(uuid), reader().policy(uuid)
+    before = change.before if isinstance(change, Change) else plan_of(vm, History(reader().backups(uuid), now=now()))
     values: Any = request.form if change else row or {"offsite": "s3"}
     return render_template("policy.html", vm=vm, row=row, before=before, change=change, values=values, counts=COUNTS)
 
 
 def set_policy(uuid: str) -> Response:
     """Write the policy, or remove it."""
-    vm, _backups = known_machine(uuid)
+    vm = known_machine(uuid)
     if request.form.get("remove") == "yes":
         return start("policy", uuid, vm.name, {"remove": True})
     return start(
@@ -58,13 +57,13 @@ def set_policy(uuid: str) -> Response:
 
 
 def _change(uuid: str) -> Any:
-    vm, backups = known_machine(uuid)
-    before = plan_of(vm, backups)
+    vm, history = known_machine(uuid), History(reader().backups(uuid), now=now())
+    before = plan_of(vm, history)
     try:
         row = {**(reader().policy(uuid) or {}), **_values(request.form)}
     except RefusedError as error:
         return {"problem": error.message}
-    after = forecast(vm, backups, row, variables_of(vm), now=now())
+    after = forecast(vm, history, row, variables_of(vm))
     if after.problem:
         return {"problem": after.problem}
     return compare(before, after)

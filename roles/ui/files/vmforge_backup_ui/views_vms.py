@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 
 from flask import Blueprint, render_template, request
 
 from vmforge_backup_ui.app import now, parts, reader, signed_in
-from vmforge_backup_ui.chart import Chart, chart
-from vmforge_backup_ui.entries import Backup, Machine, depths
+from vmforge_backup_ui.chart import Chart, chart, first_day
+from vmforge_backup_ui.entries import Machine, depths
 from vmforge_backup_ui.errors import AwayError, MissingError
-from vmforge_backup_ui.timeline import Forecast, forecast, marks
+from vmforge_backup_ui.timeline import Forecast, History, forecast, marks
 
 _PAGE = 50
 _SORTS = ("name", "age", "size")
@@ -43,8 +42,8 @@ def machines() -> str:
 
 def machine(uuid: str) -> str:
     """One machine: its backups, what retention will do with them, and what is under way."""
-    found, backups = known_machine(uuid)
-    plan = plan_of(found, backups)
+    found, backups = known_machine(uuid), reader().backups(uuid)
+    plan = plan_of(found, History(backups, now=now()))
     number = page_number()
     shown = backups[(number - 1) * _PAGE : number * _PAGE]
     return render_template(
@@ -62,8 +61,8 @@ def machine(uuid: str) -> str:
     )
 
 
-def known_machine(uuid: str) -> tuple[Machine, list[Backup]]:
-    """A machine and its backups.
+def known_machine(uuid: str) -> Machine:
+    """A machine that the panel or a backup knows.
 
     Raises:
         MissingError: There is none of that UUID.
@@ -71,12 +70,12 @@ def known_machine(uuid: str) -> tuple[Machine, list[Backup]]:
     found = reader().machine(uuid)
     if found is None:
         raise MissingError("There is no such machine, and no backup of one.")
-    return found, reader().backups(uuid)
+    return found
 
 
-def plan_of(vm: Machine, backups: Sequence[Backup]) -> Forecast:
-    """What the next prune does with them."""
-    return forecast(vm, backups, reader().policy(vm.uuid), variables_of(vm), now=now())
+def plan_of(vm: Machine, history: History) -> Forecast:
+    """What the next prune does with its backups."""
+    return forecast(vm, history, reader().policy(vm.uuid), variables_of(vm))
 
 
 def variables_of(vm: Machine) -> tuple[dict[str, object] | None, dict[str, object]]:
@@ -101,4 +100,5 @@ def page_number() -> int:
 
 
 def _chart() -> Chart | None:
-    return chart(reader().growth(), today=now().date())
+    today = now().date()
+    return chart(reader().growth(first_day(today)), today=today)
