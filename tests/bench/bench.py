@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGETS = {
     "local / virtnbdbackup": 0.45,
     "local / qemu-img convert -c": 0.80,
-    "local / seed": 0.35,
+    "local / PHP pack": 0.35,
     "1 TiB / 10 GiB": 1.2,
 }
 LIMIT_SHARE, MEMORY_MIB = 0.75, 512
@@ -87,7 +87,7 @@ class Bench:
             "s3": (True, lambda: self.ours(self.guest, s3=True)),
             "virtnbdbackup": (True, self.virtnbdbackup),
             "qemu-img convert -c": (False, self.convert_compressed),
-            "seed": (False, self.seed),
+            "PHP pack": (False, self.pack),
         }
 
     def ours(self, guest: Guest, *, s3: bool = False) -> int:
@@ -126,13 +126,13 @@ class Bench:
         _run(["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", *options, str(self.image), str(target)])
         return _size(target)
 
-    def seed(self) -> int:
+    def pack(self) -> int:
         """Convert, the checksum for the catalogue, the checksum for the signature, one PUT."""
-        target = self.out / "seed.qcow2"
+        target = self.out / "pack.qcow2"
         _run(["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", str(self.image), str(target)])
         _run(["sha256sum", str(target)])
         _run(["sha256sum", str(target)])
-        place = {"Bucket": self.s3.bucket, "Key": "seed.qcow2"}
+        place = {"Bucket": self.s3.bucket, "Key": "pack.qcow2"}
         url = client_of(self.s3).generate_presigned_url("put_object", Params=place)
         _run(["curl", "-sS", "--fail", "-o", "/dev/null", "-T", str(target), url])
         return _size(target)
