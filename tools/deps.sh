@@ -3,12 +3,12 @@
 # does nothing if none is.
 set -eu
 cd "$(dirname "$0")/.."
+list=${1:-requirements/system.txt}
 
 if ! command -v apt-get >/dev/null; then
     echo "deps: no apt-get here; install what $list lists in this system's own way" >&2
     exit 0
 fi
-list=${1:-requirements/system.txt}
 set --
 while read -r package; do
     case $package in '#'* | '') continue ;; esac
