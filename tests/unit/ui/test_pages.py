@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 
@@ -360,3 +361,42 @@ def test_progress_and_log_of_a_job(inside: Site) -> None:
     assert 'value="42"' in inside.client.get(f"{URL}/").text
     inside.runner.jobs[0].update(state="done", ended="2026-11-22T15:13:00Z")
     assert "hx-trigger" not in inside.client.get(f"{URL}/jobs/{job['job']}", headers={"HX-Request": "true"}).text
+
+
+_TEXT = {
+    "back": ("text", "soft", "accent"),
+    "card": ("text", "soft", "accent", "good", "bad", "held"),
+    "accent": ("on-accent",),
+    "good-back": ("good",),
+    "bad-back": ("bad", "text"),
+    "warn-back": ("warn", "text"),
+    "held-back": ("held",),
+    "goes-back": ("text", "soft", "bad", "accent"),
+}
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_can_be_told_from_what_is_behind_it(inside: Site, scheme: int) -> None:
+    """As WCAG 2 demands at level AA: 4.5 to 1 for text, 3 to 1 for shapes."""
+    with inside.client.get(f"{URL}/static/style.css") as answer:
+        blocks = re.findall(r":root \{(.*?)\}", answer.text, re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): #([0-9a-f]+)", blocks[scheme]))
+    for behind, texts in _TEXT.items():
+        for text in texts:
+            assert contrast(colours[text], colours[behind]) >= 4.5, (text, behind)
+    for shape in ("local", "s3", "good", "bad", "held", "soft"):
+        assert contrast(colours[shape], colours["card"]) >= 3, shape
+
+
+def contrast(one: str, other: str) -> float:
+    """https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio"""
+    darker, lighter = sorted(map(luminance, (one, other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: str) -> float:
+    """Of six hexadecimal digits, or three."""
+    digits = colour if len(colour) == 6 else "".join(digit * 2 for digit in colour)
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
