@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import jinja2
 import pytest
 
 ROLE = Path(__file__).resolve().parents[3] / "roles" / "ui"
+_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 WEB, RUNNER, SOCKET = "vmforge-backup-ui.service", "vmforge-backup-ui-runner.service", "vmforge-backup-ui-runner.socket"
 
 
@@ -73,3 +76,20 @@ def test_only_they_may_ask_and_nobody_gets_more_rights(units: Path) -> None:
     assert re.findall(r"^ReadWritePaths=(.*)$", web, re.MULTILINE) == ["/var/log/vmforge-backup-ui"]
     tasks = "".join(path.read_text() for path in (ROLE / "tasks").glob("*.yml"))
     assert not re.search(r"sudo|groups:|append:|authorized_key|polkit", tasks)
+
+
+@pytest.mark.parametrize("url", ["/admin/backups", "/admin/backups/", "/"])
+def test_nginx_understands_the_block_and_sends_only_the_pages(tmp_path: Path, url: str) -> None:
+    text = (ROLE / "templates" / "nginx.conf.j2").read_text()
+    block = jinja2.Template(text).render(ui_url=url, ui_listen="127.0.0.1:8437")
+    head = f"pid {tmp_path}/pid; error_log stderr; events {{}} http {{ access_log off; "
+    places = " ".join(f"{name}_temp_path {tmp_path}/{name};" for name in _TEMPORARY)
+    (tmp_path / "nginx.conf").write_text(f"{head}{places} server {{ listen 127.0.0.1:1;\n{block} }} }}")
+    # Not at its place when it is not on PATH, as for users.
+    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert nginx
+    done = subprocess.run([nginx, "-t", "-c", tmp_path / "nginx.conf"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [place] = re.findall(r"location ~ (\S+) ", block)
+    paths = ("/admin/backups", "/admin/backups/jobs", "/admin/backups.old", "/admin", "/x/admin/backups")
+    assert [bool(re.search(place, path)) for path in paths] == [True, True, url == "/", url == "/", url == "/"]
