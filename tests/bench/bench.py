@@ -25,7 +25,7 @@ from typing import Any
 from tests.bed.guest import Guest, scratch_directory
 from tests.bed.hypervisor import system_libvirt
 from tests.bed.s3 import S3Server, weed
-from tests.bench import catalog, incremental, playbooks, restore, retention
+from tests.bench import catalog, incremental, pages, playbooks, restore, retention
 from tests.bench.disks import GIB, make_disk, make_guest, start, warm
 from tests.bench.limits import (
     Limit,
@@ -331,6 +331,8 @@ def main() -> None:
     report["retention"] = retention.measure()
     say("bench: playbooks …")
     report["playbooks"] = playbooks.measure()
+    say("bench: pages …")
+    report["pages"] = pages.measure()
     (ROOT / "build").mkdir(exist_ok=True)
     (ROOT / "build" / "bench.json").write_text(json.dumps(report, indent=1) + "\n")
     say(table(report))
@@ -339,6 +341,7 @@ def main() -> None:
     say("\n".join(catalog.lines(report["catalog"])))
     say("\n".join(retention.lines(report["retention"])))
     say("\n".join(playbooks.lines(report["playbooks"])))
+    say("\n".join(pages.lines(report["pages"])))
 
 
 if __name__ == "__main__":
