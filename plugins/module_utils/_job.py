@@ -164,8 +164,8 @@ class Jobs:
         )
 
     def running(self) -> list[Job]:
-        """Those that go on."""
-        return [job for job in self._all() if job.is_alive()]
+        """Those that go on, and have said what they are."""
+        return [job for job in self._all() if job.is_alive() and (job.path / _FACTS).exists()]
 
     def _all(self, pattern: str = "*-*") -> list[Job]:
         return [Job(path) for path in sorted(self._directory.glob(pattern))]

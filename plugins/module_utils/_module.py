@@ -16,6 +16,7 @@ from ansible.module_utils.common.respawn import has_respawned, probe_interpreter
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     DependencyError,
+    StorageError,
     VMForgeError,
     internal_errors,
 )
@@ -101,6 +102,8 @@ def _answer(request: Request, use_case: UseCase) -> dict[str, Any]:
         return {"failure": error.message, "values": {"code": error.code}, "libraries": list(error.libraries)}
     except VMForgeError as error:
         return {"failure": error.message, "values": {"code": error.code}}
+    except OSError as error:
+        return {"failure": f"The operating system refused: {error}.", "values": {"code": StorageError.code}}
     values = dict(outcome.values)
     if outcome.unechoed:
         shown = {name: value for name, value in request.params.items() if name not in outcome.unechoed}
@@ -134,6 +137,8 @@ def _answer_of_job(module: AnsibleModule, request: Request, use_case: UseCase, *
             )
     except VMForgeError as error:
         return {"failure": error.message, "values": {"code": error.code}}
+    except OSError as error:
+        return {"failure": f"The work cannot be followed: {error}.", "values": {"code": StorageError.code}}
 
 
 def _respawn_where_present(libraries: tuple[str, ...]) -> None:

@@ -57,6 +57,9 @@ def run_each(works: Sequence[Callable[[], Any]], *, parallel: int, died: Callabl
                         index = waiting.pop(0)
                         pid, pipe = _start(works[index], running)
                         running[pipe] = (pid, index, bytearray())
+                        # Another thread may have taken a signal before the handler knew of this process.
+                        for number in received:
+                            os.kill(pid, number)
                     selector.register(pipe, selectors.EVENT_READ)
                 for key, _events in selector.select(1.0):
                     _receive(key.fd, running, results, selector, died)
@@ -95,10 +98,13 @@ def _start(work: Callable[[], Any], running: dict[int, tuple[int, int, bytearray
         answer = json.dumps(work()).encode()
         status = 0
     finally:
-        # What a work did not deal with itself is a fault of ours; the parent says so.
-        with os.fdopen(writer, "wb") as stream:
-            stream.write(answer if status == 0 else describe_error(sys.exc_info()[1]).encode())
-        os._exit(status)
+        try:
+            # What a work did not deal with itself is a fault of ours; the parent says so.
+            with os.fdopen(writer, "wb") as stream:
+                stream.write(answer if status == 0 else describe_error(sys.exc_info()[1]).encode())
+        finally:
+            # Whatever happens, such as a parent that is gone: never go on as the parent.
+            os._exit(status)
 
 
 def _receive(

@@ -19,6 +19,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     internal_errors,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failures
+from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request, _answer
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import Interrupted
 
 
@@ -58,3 +59,13 @@ def test_what_is_no_fault_of_ours_is_no_internal_error(error: BaseException) -> 
 
 def test_an_error_that_was_never_raised_has_no_place() -> None:
     assert describe_error(KeyError("x")) == "KeyError: 'x'"
+
+
+def test_whatever_a_use_case_raises_is_a_failure_and_no_traceback() -> None:
+    def use_case(_request: Request) -> Outcome:
+        raise PermissionError(errno.EACCES, "Permission denied", "/backups/x")
+
+    answer = _answer(Request({}), use_case)
+    assert answer["values"] == {"code": "storage"}
+    assert "Permission denied" in answer["failure"]
+    assert "/backups/x" in answer["failure"]

@@ -159,6 +159,10 @@ def test_what_goes_on_is_told_in_rows_and_followed_to_its_end(
         return _follow_job.follow_job(Request({"job": None, "wait": 0, **params}))
 
     assert follow().values == {"jobs": [], "vms": []}
+    silent, _joined = jobs.begin_or_join("j", FACTS, waiting_for(tmp_path / "go", {"values": {}}))
+    begun(silent)
+    (silent.path / "job.json").rename(silent.path / "unsaid.json")
+    assert follow().values["jobs"] == [], "one that has not said yet what it is"
     facts = {"module": "vmforge.backup.vmforge_backup", "vm": ["web1", "web2"]}
     job, _joined = jobs.begin_or_join("k", facts, waiting_for(tmp_path / "go", {"values": {"x": 1}, "failure": "no"}))
     begun(job)

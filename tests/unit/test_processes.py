@@ -14,6 +14,7 @@ from typing import Any, Callable
 
 import pytest
 
+from ansible_collections.vmforge.backup.plugins.module_utils import _processes
 from ansible_collections.vmforge.backup.plugins.module_utils._processes import run_each
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import Interrupted
 
@@ -106,3 +107,21 @@ def test_a_signal_is_passed_on_and_nothing_more_is_begun(number: signal.Signals,
     assert all(number.name in text for text in found[:2]), found
     assert found[2] == {"index": 2, "why": "it was not begun, for the run was stopped"}
     assert signal.getsignal(number) == before
+
+
+def test_one_that_nobody_listens_to_does_not_go_on_as_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_values: Any) -> Any:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(_processes.os, "fdopen", broken)
+    parent = os.getpid()
+    try:
+        found = run_each([lambda: 1], parallel=1, died=died)
+    finally:
+        if os.getpid() != parent:
+            (tmp_path / "went on").touch()
+            os._exit(1)
+    assert found == [{"index": 0, "why": "its process ended with no answer"}]
+    assert not (tmp_path / "went on").exists()
