@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable
@@ -61,7 +62,8 @@ class Leftovers:
             sockets = RUN_DIRECTORY / self._vm.uuid / name
             if sockets.exists():
                 for pid in _servers_of(sockets):
-                    os.kill(pid, signal.SIGTERM)
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGTERM)
                 remove_tree(sockets)
 
     def clear_storage(self) -> None:
@@ -96,7 +98,8 @@ class Leftovers:
         except (FileNotFoundError, FormatError):
             self._discard(backup_id, state)
             return
-        self._finish(backup_id, manifest, data)
+        if manifest.vm.node == self._vm.node:
+            self._finish(backup_id, manifest, data)
 
     def _finish(self, backup_id: str, manifest: Manifest, data: bytes) -> None:
         """All data were safe when the manifest was written; only the last step is missing."""
@@ -120,12 +123,18 @@ class Leftovers:
         self._directory.entry(backup_id, FAILED).unlink(missing_ok=True)
 
     def _is_here(self, parent: Mapping[str, Any]) -> bool:
-        """The manifest of a backup of this node always lies here, whatever lies in S3."""
+        """The manifest of a backup of this node always lies here; one whose disks do not must lie in S3 as well."""
+        path = self._directory.entry(parent["id"])
         try:
-            data = (self._directory.entry(parent["id"]) / MANIFEST).read_bytes()
+            data = (path / MANIFEST).read_bytes()
         except FileNotFoundError:
             return False
-        return manifest_sha256(data) == str(parent["manifest_sha256"])
+        if manifest_sha256(data) != str(parent["manifest_sha256"]):
+            return False
+        manifest = decode_manifest(data, where=str(path / MANIFEST))
+        if self._offsite is None or all((path / disk.file).exists() for disk in manifest.disks):
+            return True
+        return self._offsite.backup(manifest.id).complete()
 
     def _discard(
         self,

@@ -92,9 +92,11 @@ class Hypervisor:
 
     def close(self) -> None:
         """Close the connection, before a fork for instance; the next call opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # One that was lost is closed.
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.close()
 
     def call(self, what: str, work: Callable[[Any], T]) -> T:
         """Run ``work(connection)``, again when the connection was lost: a restart of libvirtd takes some seconds.

@@ -91,7 +91,7 @@ class VmDirectory:
             BusyError: Someone else holds it after ``timeout`` seconds.
         """
         with storage_errors(f"locking {self.path}"):
-            self.path.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
+            self._make()
             descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + timeout
         try:
@@ -106,6 +106,14 @@ class VmDirectory:
             yield
         finally:
             os.close(descriptor)
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(mode=_DIRECTORY_MODE)
+        except FileExistsError:
+            return
+        # What is committed in it must not be lost with its name.
+        sync_directory(self.path.parent)
 
     def entries(self) -> list[str]:
         """Names of everything in it; empty when the VM has none. Raises ``StorageError`` when it cannot be listed."""

@@ -111,6 +111,6 @@ class StoppedSource:
             raise SourceChangedError(f"{self.domain.name!r} was started while its disks were read.")
 
     def _look(self) -> list[tuple[int, int, int]]:
-        """Size, modification and change times of the images; a start takes longer than the watch's interval."""
+        """Size, modification time and number of the images; a start takes longer than the watch's interval."""
         found = [os.stat(self.paths[disk.target]) for disk in self.disks]
         return [(status.st_size, status.st_mtime_ns, status.st_ino) for status in found]

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -21,6 +23,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._local import (
     PROGRESS,
     VmDirectory,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
 from tests.bed.lay import NODE, VM, lay, note, shelf
 
 ID, OLDER = "20261122T140000Z", "20261122T100000Z"
@@ -98,6 +101,30 @@ def test_a_child_gets_its_last_step_only_where_its_parent_is(directory: VmDirect
         assert OLDER in failure["message"]
 
 
+@dataclass(frozen=True)
+class Bucket:
+    """Has manifests of these."""
+
+    there: tuple[str, ...]
+
+    def backup(self, backup_id: str) -> SimpleNamespace:
+        return SimpleNamespace(
+            complete=lambda: backup_id in self.there, is_place_of=lambda _noted: True, discard=lambda: True
+        )
+
+
+@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_parent_whose_disks_lie_in_s3_must_be_there(directory: VmDirectory, local: bool, there: bool) -> None:
+    """A node's directory tells of it also when it was deleted in the bucket by who has the keys for that."""
+    lay(directory, OLDER, disk=local)
+    lay(directory, ID, PARTIAL, parent=OLDER)
+    bucket = cast(OffsiteVm, Bucket((OLDER,) if there else ()))
+    Leftovers(VM, directory, bucket).clear_storage()
+    assert directory.ids() == ([OLDER, ID] if local or there else [OLDER])
+    assert directory.ids(FAILED) == ([] if local or there else [ID])
+
+
 def test_a_whole_one_whose_data_lie_in_s3_waits_for_a_run_with_s3(directory: VmDirectory) -> None:
     path = lay(directory, ID, PARTIAL, disk=False)
     note(path, OFFSITE, **PLACE)
@@ -166,3 +193,9 @@ def test_without_a_place_nothing_is_kept(directory: VmDirectory, noted: str | No
         (path / OFFSITE).write_text(noted)
     assert discard(directory, ID, None) == []
     assert names(directory) == []
+
+
+def test_another_nodes_last_step_is_left_to_it(directory: VmDirectory) -> None:
+    lay(directory, ID, PARTIAL, node="node2")
+    assert clear(directory) == []
+    assert names(directory) == [ID + PARTIAL]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.vmforge.backup.plugins.module_utils import _local
 from ansible_collections.vmforge.backup.plugins.module_utils._delete import begin_deletion
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     BusyError,
@@ -153,3 +154,12 @@ def test_whether_it_can_be_written_is_asked_without_writing(tmp_path: Path) -> N
     before = tmp_path.stat().st_mtime_ns
     BackupDirectory(str(tmp_path)).check(touch=False)
     assert tmp_path.stat().st_mtime_ns == before
+
+
+def test_the_name_of_a_new_vm_directory_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(_local, "sync_directory", synced.append)
+    directory = BackupDirectory(str(tmp_path)).vm(UUID)
+    for _turn in range(2):
+        with directory.lock():
+            assert synced == [tmp_path]
