@@ -29,6 +29,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._guard import Scrat
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
 from ansible_collections.vmforge.backup.plugins.module_utils._model import utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._nbd import Export
+from ansible_collections.vmforge.backup.plugins.module_utils._quiesce import Quiesce
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
 from ansible_collections.vmforge.backup.plugins.module_utils._source import Since
 
@@ -116,7 +117,7 @@ class PullSource:
         """End the job at once, from whichever thread found that it must end; leaving the context does the rest."""
         try:
             end_job(self.domain, self.scratch_dir, resume=not self._paused_before)
-        except VMForgeError as error:
+        except (VMForgeError, OSError) as error:
             self.warnings.append(f"The job could not be ended at once: {error}")
 
     def watches(self) -> Sequence[Callable[[], None]]:
@@ -167,12 +168,13 @@ class PullSource:
     def _begin(self) -> None:
         # Short: a freeze has a deadline, and beginning a job takes no time.
         with shielded():
-            frozen = self._freeze()
+            quiesce = Quiesce(self.domain, self.watchdog, self.freeze_timeout, self.warnings)
+            frozen = quiesce.freeze()
             try:
                 self.instant = utc_now()
                 self._begin_job()
             finally:
-                thawed = self._thaw() if frozen is not None else 0
+                thawed = quiesce.thaw() if frozen is not None else 0
         if frozen and thawed > 0:
             self.consistency = "quiesced"
         elif self.require_quiesce:
@@ -216,35 +218,6 @@ class PullSource:
             ),
             checkpoint_xml(checkpoint, self.tracked) if checkpoint is not None else None,
         )
-
-    def _freeze(self) -> int | None:
-        """The number of file systems frozen; None when nothing was attempted and nothing needs a thaw."""
-        if self.watchdog is None:
-            return None
-        if self.domain.state().state != "running" or not self.domain.agent_connected():
-            return None
-        self.watchdog.arm()
-        try:
-            return self.domain.freeze(timeout=self.freeze_timeout)
-        except VMForgeError as error:
-            self.warnings.append(f"The guest's file systems could not be frozen: {error}")
-            if error.code != "agent_silent":
-                # The agent has answered; it thaws by itself what it had frozen when a freeze fails.
-                self.watchdog.disarm()
-                return None
-            # The guest may have frozen some, or will in a moment: thawed all the same.
-            return 0
-
-    def _thaw(self) -> int:
-        """The number thawed. The watchdog stays armed until a thaw has answered."""
-        try:
-            thawed = self.domain.thaw()
-        except VMForgeError as error:
-            self.warnings.append(f"The guest's file systems could not be thawed at once; it is tried on: {error}")
-            return 0
-        if self.watchdog is not None:
-            self.watchdog.disarm()
-        return thawed
 
     def _check_guest(self) -> None:
         if self.domain.state().io_error and not self._paused_before:
