@@ -23,7 +23,7 @@ _URL = "/admin/backups"
 
 
 def measure() -> dict[str, Any]:
-    """Ask for each page some times, in the environment that has what the pages need: its name -> the median."""
+    """Ask for each page some times, in the environment that has what the pages need: its name -> milliseconds."""
     sys.path.insert(0, str(ROOT / "tools"))
     from environments import link, ui_environment
 
@@ -41,16 +41,19 @@ def measure() -> dict[str, Any]:
 def lines(report: dict[str, Any]) -> list[str]:
     """The report for people."""
     return [
-        f"page, {name:34}{taken:6.0f} ms   to reach: {TARGET_MS} ms  {'yes' if taken <= TARGET_MS else 'NO'}"
+        f"page, {name:36}{taken['first']:6.0f} ms first, then {taken['then']:4.0f} ms   to reach: {TARGET_MS} ms  "
+        f"{'yes' if taken['then'] <= TARGET_MS else 'NO'}"
         for name, taken in report.items()
     ]
 
 
-def _measured() -> dict[str, float]:
+def _measured() -> dict[str, dict[str, float]]:
     from tests.bed.history import fill, uuid_of
     from tests.bed.mariadb import mariadb
+    from vmforge_backup_ui.__main__ import collect_seldom
 
-    found: dict[str, float] = {}
+    collect_seldom()
+    found: dict[str, dict[str, float]] = {}
     with mariadb() as server:
         for words, backups, gone in (
             (f"{VMS} machines", [BACKUPS // VMS] * VMS, 0),
@@ -68,7 +71,7 @@ def _measured() -> dict[str, float]:
                     ("machine", vm),
                     ("policy", f"{vm}/policy"),
                 ):
-                    found[f"{words}: {name}"] = _median(client, _URL + path)
+                    found[f"{words}: {name}"] = _asked(client, _URL + path)
     return found
 
 
@@ -100,7 +103,8 @@ def _client(server: Any, place: Path) -> Any:
     return client
 
 
-def _median(client: Any, path: str) -> float:
+def _asked(client: Any, path: str) -> dict[str, float]:
+    """The first time, when nothing of it is known yet, and the median of the times after it."""
     taken = []
     for _round in range(_ROUNDS):
         begun = time.perf_counter()
@@ -108,7 +112,7 @@ def _median(client: Any, path: str) -> float:
         taken.append((time.perf_counter() - begun) * 1000)
         if answer.status_code != 200:
             raise RuntimeError(f"{path}: {answer.status_code}")
-    return round(statistics.median(taken), 1)
+    return {"first": round(taken[0], 1), "then": round(statistics.median(taken[1:]), 1)}
 
 
 if __name__ == "__main__":

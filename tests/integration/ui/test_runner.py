@@ -64,7 +64,7 @@ def test_the_list_is_kept_and_failures_are_told(config: RunnerConfig, tmp_path: 
     job = finished(service, {"action": "list", "vm": "", "values": {}})
     assert job["state"] == "done", job["log"]
     assert stat.S_IMODE((tmp_path / "list.json").stat().st_mode) == 0o640
-    [backup] = open_list(tmp_path / "list.json").backups(UUID)
+    [backup] = open_list(tmp_path / "list.json").history(UUID).backups
     assert backup.id == ID
     # No variable of a job is left behind.
     assert not list((tmp_path / "jobs").glob("*/env"))

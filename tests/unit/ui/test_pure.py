@@ -28,12 +28,14 @@ from vmforge_backup_ui.chart import HEIGHT, chart
 from vmforge_backup_ui.config import RunnerConfig, WebConfig
 from vmforge_backup_ui.entries import Machine, backup_of_entry, backup_of_row, dependants, depths
 from vmforge_backup_ui.errors import MissingError, RefusedError
+from vmforge_backup_ui.history import History
 from vmforge_backup_ui.jobs import Jobs, remove
+from vmforge_backup_ui.kept import Kept
 from vmforge_backup_ui.progress import clean, progress
 from vmforge_backup_ui.sessions import IDLE_SECONDS, LONGEST_SECONDS, Sessions
 from vmforge_backup_ui.shown import age, moment, size
 from vmforge_backup_ui.throttle import Throttle, network_of
-from vmforge_backup_ui.timeline import History, compare, forecast, marks
+from vmforge_backup_ui.timeline import compare, forecast, marks
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 ROLE = Path(__file__).resolve().parents[3] / "roles" / "ui"
@@ -235,11 +237,11 @@ def days(count: int, **more: Any) -> list[Any]:
 
 def test_what_the_next_prune_does_and_what_a_policy_changes() -> None:
     machine, backups, row = Machine(VM, "web1"), days(10), {"keep_weekly": 0, "keep_monthly": 0}
-    before = forecast(machine, History(backups, now=NOW), {**row, "keep_daily": 7}, (None, {}))
+    before = forecast(machine, History(backups), {**row, "keep_daily": 7}, (None, {}), now=NOW)
     assert (len(before.kept), len(before.doomed), before.bytes(keep=False)) == (7, 3, 3 << 20)
     assert before.fates[backups[0].id].reasons == ("newest good", f"daily {NOW:%Y-%m-%d}")
     assert before.fates[backups[9].id].reasons == ("no rule keeps it",)
-    change = compare(before, forecast(machine, History(backups, now=NOW), {**row, "keep_daily": 3}, (None, {})))
+    change = compare(before, forecast(machine, History(backups), {**row, "keep_daily": 3}, (None, {}), now=NOW))
     assert change.lost == tuple(backup.id for backup in backups[3:7])
     assert (change.saved, change.asks) == ((), True)
     back = compare(change.after, before)
@@ -252,10 +254,10 @@ def test_what_the_next_prune_does_and_what_a_policy_changes() -> None:
 
 def test_where_nothing_is_pruned_it_says_why() -> None:
     machine, zero = Machine(VM, "web1"), dict.fromkeys(("keep_daily", "keep_weekly", "keep_monthly"), 0)
-    assert "nothing would be kept" in forecast(machine, History(days(3), now=NOW), zero, (None, {})).problem
-    assert "keep_daily is" in forecast(machine, History(days(3), now=NOW), None, ({"keep_daily": "x"}, {})).problem
+    assert "nothing would be kept" in forecast(machine, History(days(3)), zero, (None, {}), now=NOW).problem
+    assert "keep_daily is" in forecast(machine, History(days(3)), None, ({"keep_daily": "x"}, {}), now=NOW).problem
     gone = Machine(VM, "web1", known=False)
-    assert "panel does not have" in forecast(gone, History(days(3), now=NOW), None, (None, {})).problem
+    assert "panel does not have" in forecast(gone, History(days(3)), None, (None, {}), now=NOW).problem
 
 
 def test_holds_chains_and_bad_copies_count_as_they_do_when_pruning() -> None:
@@ -270,7 +272,7 @@ def test_holds_chains_and_bad_copies_count_as_they_do_when_pruning() -> None:
         backup_of_entry(entry(str(third), parent=str(second), verified=bad)),
     ]
     rule = {"keep_daily": 1, "keep_weekly": 0, "keep_monthly": 0}
-    plan = forecast(Machine(VM, "web1"), History(backups, now=NOW), rule, (None, {}))
+    plan = forecast(Machine(VM, "web1"), History(backups), rule, (None, {}), now=NOW)
     assert "held: audit" in plan.fates[str(first)].reasons
     assert "newest good" in plan.fates[str(second)].reasons
     assert plan.fates[str(third)].reasons[0].startswith("bad, but nothing newer is good")
@@ -381,6 +383,18 @@ def test_times() -> None:
     ]
     assert moment("2026-11-22T15:12:00.25+01:00") == "2026-11-22 14:12"
     assert (moment("x"), age(None, NOW), age(NOW + timedelta(1), NOW)) == ("", "never", "in the future")
+
+
+def test_what_is_kept_is_made_anew_when_it_has_changed() -> None:
+    kept: Kept[int] = Kept(2)
+    made: list[int] = []
+
+    def make() -> int:
+        made.append(len(made))
+        return made[-1]
+
+    asked = [("a", 1), ("a", 1), ("b", 1), ("a", 2), ("c", 1), ("a", 2), ("b", 1)]
+    assert [kept.get(key, stamp, make) for key, stamp in asked] == [0, 0, 1, 2, 3, 2, 4]
 
 
 def test_jobs_are_kept_marked_and_forgotten(tmp_path: Path) -> None:

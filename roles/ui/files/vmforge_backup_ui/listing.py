@@ -11,8 +11,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from vmforge_backup_ui.entries import Backup, Machine, backup_of_entry, newest_first
+from vmforge_backup_ui.entries import Backup, Machine, backup_of_entry
 from vmforge_backup_ui.errors import AwayError
+from vmforge_backup_ui.history import History
 from vmforge_backup_ui.reader import Page, select
 
 _READ: dict[str, tuple[tuple[int, int], ListReader]] = {}
@@ -27,19 +28,19 @@ class ListReader:
 
     def __init__(self, entries: Sequence[Mapping[str, Any]]) -> None:
         self.queries = 0
-        self._backups: dict[str, list[Backup]] = {}
+        backups: dict[str, list[Backup]] = {}
         for entry in entries:
-            self._backups.setdefault(str(entry["vm"]["uuid"]), []).append(backup_of_entry(entry))
-        self._backups = {uuid: newest_first(backups) for uuid, backups in self._backups.items()}
+            backups.setdefault(str(entry["vm"]["uuid"]), []).append(backup_of_entry(entry))
+        self._histories = {uuid: History(found) for uuid, found in backups.items()}
 
     def page(self, search: str, sort: str, first: int, count: int) -> Page:
         """See :class:`vmforge_backup_ui.reader.Reader`."""
-        machines = [found for found in (self.machine(uuid) for uuid in self._backups) if found]
+        machines = [found for found in (self.machine(uuid) for uuid in self._histories) if found]
         return select(machines, search, sort, first, count)
 
     def machine(self, uuid: str) -> Machine | None:
         """The same."""
-        backups = self._backups.get(uuid)
+        backups = self.history(uuid).backups
         if not backups:
             return None
         ready = [backup for backup in backups if backup.status == "ready"]
@@ -55,9 +56,9 @@ class ListReader:
             last=last,
         )
 
-    def backups(self, uuid: str) -> list[Backup]:
+    def history(self, uuid: str) -> History:
         """The same."""
-        return list(self._backups.get(uuid, ()))
+        return self._histories.get(uuid) or History()
 
     def policy(self, _uuid: str) -> Mapping[str, Any] | None:
         """There are no rows; what holds are the variables."""
@@ -67,8 +68,8 @@ class ListReader:
         """A list tells of nothing that is gone."""
         return [
             (backup.moment.date(), backup.storage, int(backup.entry.get("size_bytes") or 0))
-            for backups in self._backups.values()
-            for backup in backups
+            for history in self._histories.values()
+            for backup in history.backups
             if backup.status == "ready"
         ]
 

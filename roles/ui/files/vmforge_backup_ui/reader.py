@@ -14,8 +14,10 @@ from typing import Any, Protocol
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid
 from ansible_collections.vmforge.backup.plugins.module_utils._mysql import Database, DatabaseConfig
-from vmforge_backup_ui.entries import Backup, Machine, backup_of_row, newest_first
+from vmforge_backup_ui.entries import Backup, Machine, backup_of_row
 from vmforge_backup_ui.errors import AwayError
+from vmforge_backup_ui.history import History
+from vmforge_backup_ui.kept import Kept
 
 _VMS = (
     "SELECT v.uuid AS uuid, v.name AS name, n.name AS node FROM vm_instances v LEFT JOIN nodes n ON n.id = v.node_id "
@@ -30,7 +32,7 @@ _COLUMNS = (
     "vm_uuid, created_at, type, size_bytes, checksum_sha256, storage, meta, status, "
     "IF(JSON_EXTRACT(meta, '$.id') IS NULL, COALESCE(NULLIF(snapshot_name, ''), path, location, id), NULL) AS label"
 )
-_OF_VM = f"SELECT {_COLUMNS} FROM backups WHERE vm_uuid IN (%s, %s) AND status <> 'deleted' ORDER BY created_at DESC"
+_OF_VM = f"SELECT {_COLUMNS} FROM backups WHERE vm_uuid IN (%s, %s) AND status <> 'deleted'"
 _GROWTH = (
     "SELECT DATE(created_at) AS day, storage, SUM(size_bytes) AS size FROM backups WHERE status = 'ready' "
     "GROUP BY DATE(created_at), storage"
@@ -39,6 +41,14 @@ _GONE = (
     "SELECT DATE(created_at) AS day, LEFT(JSON_UNQUOTE(JSON_EXTRACT(meta, '$.deleted_at')), 10) AS gone, storage, "
     "SUM(size_bytes) AS size FROM backups WHERE status = 'deleted' GROUP BY day, gone, storage HAVING gone >= %s"
 )
+# Asked before what takes long: whether it is as it was.
+_STATE_OF_VM = (
+    "SELECT COUNT(*) AS total, BIT_XOR(CRC32(CONCAT_WS('|', id, created_at, type, size_bytes, checksum_sha256, "
+    "storage, status, meta))) AS state FROM backups WHERE vm_uuid IN (%s, %s) AND status <> 'deleted'"
+)
+_STATE_OF_GONE = "SELECT COUNT(*) AS total, MAX(id) AS newest FROM backups WHERE status = 'deleted'"
+_HISTORIES: Kept[History] = Kept(16)
+_GROWTHS: Kept[list[tuple[date, str, int]]] = Kept(1)
 _USER = ("email", "password_hash", "totp_secret", "failed_logins", "locked_until", "role")
 
 
@@ -62,8 +72,8 @@ class Reader(Protocol):
     def machine(self, uuid: str) -> Machine | None:
         """One machine; None where neither the panel nor a backup knows it."""
 
-    def backups(self, uuid: str) -> list[Backup]:
-        """All that there is of it, newest first."""
+    def history(self, uuid: str) -> History:
+        """All that there is of it."""
 
     def policy(self, uuid: str) -> Mapping[str, Any] | None:
         """Its row in ``backup_policies``; None without one."""
@@ -98,6 +108,7 @@ class DatabaseReader:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._place = database.config.where
         self.queries = 0
 
     def _query(self, sql: str, args: Sequence[Any] | None = None) -> list[dict[str, Any]]:
@@ -122,9 +133,14 @@ class DatabaseReader:
         name = self._names([uuid]).get(uuid)
         return Machine(uuid, name, known=False) if name else None
 
-    def backups(self, uuid: str) -> list[Backup]:
+    def history(self, uuid: str) -> History:
         """See :class:`Reader`."""
-        return newest_first(backup_of_row(row) for row in self._query(_OF_VM, (uuid, uuid.replace("-", ""))))
+        forms = _forms(uuid)
+        return _HISTORIES.get(
+            (self._place, uuid),
+            self._query(_STATE_OF_VM, forms),
+            lambda: History(backup_of_row(row) for row in self._query(_OF_VM, forms)),
+        )
 
     def policy(self, uuid: str) -> Mapping[str, Any] | None:
         """See :class:`Reader`."""
@@ -135,6 +151,11 @@ class DatabaseReader:
     def growth(self, since: date) -> list[tuple[date, str, int]]:
         """See :class:`Reader`."""
         found = [(row["day"], str(row["storage"]), int(row["size"] or 0)) for row in self._query(_GROWTH)]
+        stamp = (since, self._query(_STATE_OF_GONE))
+        return found + _GROWTHS.get(self._place, stamp, lambda: self._gone(since))
+
+    def _gone(self, since: date) -> list[tuple[date, str, int]]:
+        found = []
         for row in self._query(_GONE, (since.isoformat(),)):
             size = int(row["size"] or 0)
             found += [(row["day"], row["storage"], size), (date.fromisoformat(row["gone"]), row["storage"], -size)]

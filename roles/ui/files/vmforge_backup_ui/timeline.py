@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
 from typing import Any
 
-from ansible_collections.vmforge.backup.plugins.module_utils._backup_set import Backup as Stored
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._policy import Policy, effective
-from ansible_collections.vmforge.backup.plugins.module_utils._prune_plan import gather
-from ansible_collections.vmforge.backup.plugins.module_utils._retention import Decision, plan_prune
+from ansible_collections.vmforge.backup.plugins.module_utils._retention import Decision
 from vmforge_backup_ui.entries import Backup, Machine
+from vmforge_backup_ui.history import History
 
 WIDTH = 1000
 
@@ -92,37 +90,13 @@ class Mark:
     text: str
 
 
-class History:
-    """The backups of one machine as retention takes them; made once, whatever number of policies is tried on them.
-
-    Args:
-        backups: In any order.
-        now: What age is counted from.
-    """
-
-    def __init__(self, backups: Sequence[Backup], *, now: datetime) -> None:
-        self._backups, self._now = backups, now
-
-    @cached_property
-    def _known(self) -> list[Stored]:
-        by_node: dict[str, list[Mapping[str, Any]]] = {}
-        for backup in self._backups:
-            if backup.id is not None:
-                by_node.setdefault(str(backup.entry["vm"]["node"]), []).append(backup.entry)
-        listings = [{"node": node, "backups": entries} for node, entries in by_node.items()]
-        fleet = gather(listings, None, missing=(), ignored=())
-        return [backup for vm in fleet.vms.values() for backup in vm.backups(now=self._now)]
-
-    def decide(self, policy: Policy) -> tuple[Decision, ...]:
-        """What a prune by this policy does; VMForgeError where it does nothing."""
-        return plan_prune(self._known, policy, now=self._now).decisions
-
-
 def forecast(
     machine: Machine,
     history: History,
     row: Mapping[str, Any] | None,
     variables: tuple[Mapping[str, Any] | None, Mapping[str, Any]],
+    *,
+    now: datetime,
 ) -> Forecast:
     """Plan the next prune as the playbook does, from what the catalogue says.
 
@@ -142,7 +116,7 @@ def forecast(
             problem="The panel does not have this machine any more, so nothing is pruned unless libvirt has it.",
         )
     try:
-        fates = {decision.backup.id: _fate(decision) for decision in history.decide(policy)}
+        fates = {decision.backup.id: _fate(decision) for decision in history.decide(policy, now=now)}
     except VMForgeError as error:
         return Forecast(policy=policy, sources=sources, problem=error.message)
     return Forecast(fates, policy, sources)

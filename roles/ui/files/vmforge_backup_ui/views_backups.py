@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flask import Blueprint, render_template, request
 from werkzeug.wrappers import Response
 
@@ -119,8 +121,8 @@ def restore(uuid: str, backup_id: str) -> str | Response:
     return start("restore", uuid, vm.name, {**values, "force": form.get("force") == "yes"})
 
 
-def _find(uuid: str, backup_id: str) -> tuple[Machine, Backup, list[Backup]]:
-    vm, backups = known_machine(uuid), reader().backups(uuid)
+def _find(uuid: str, backup_id: str) -> tuple[Machine, Backup, Sequence[Backup]]:
+    vm, backups = known_machine(uuid), reader().history(uuid).backups
     found = [backup for backup in backups if backup.id == backup_id and backup.status != "failed"]
     if not found:
         raise MissingError(f"There is no backup {backup_id} of {vm.name} any more.")

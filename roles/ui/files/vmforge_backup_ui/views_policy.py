@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 
 from vmforge_backup_ui.app import now, operator, reader, signed_in, start
 from vmforge_backup_ui.errors import RefusedError
-from vmforge_backup_ui.timeline import Change, History, compare, forecast
+from vmforge_backup_ui.timeline import Change, compare, forecast
 from vmforge_backup_ui.views_vms import known_machine, plan_of, variables_of
 
 COUNTS = ("keep_daily", "keep_weekly", "keep_monthly", "max_total_gb", "max_age_days")
@@ -41,7 +41,7 @@ def preview(uuid: str) -> str:
 
 def _page(uuid: str, change: Any) -> str:
     vm, row = known_machine(uuid), reader().policy(uuid)
-    before = change.before if isinstance(change, Change) else plan_of(vm, History(reader().backups(uuid), now=now()))
+    before = change.before if isinstance(change, Change) else plan_of(vm, reader().history(uuid))
     values: Any = request.form if change else row or {"offsite": "s3"}
     return render_template("policy.html", vm=vm, row=row, before=before, change=change, values=values, counts=COUNTS)
 
@@ -57,13 +57,13 @@ def set_policy(uuid: str) -> Response:
 
 
 def _change(uuid: str) -> Any:
-    vm, history = known_machine(uuid), History(reader().backups(uuid), now=now())
+    vm, history = known_machine(uuid), reader().history(uuid)
     before = plan_of(vm, history)
     try:
         row = {**(reader().policy(uuid) or {}), **_values(request.form)}
     except RefusedError as error:
         return {"problem": error.message}
-    after = forecast(vm, history, row, variables_of(vm))
+    after = forecast(vm, history, row, variables_of(vm), now=now())
     if after.problem:
         return {"problem": after.problem}
     return compare(before, after)

@@ -13,7 +13,8 @@ from vmforge_backup_ui.app import now, parts, reader, signed_in
 from vmforge_backup_ui.chart import Chart, chart, first_day
 from vmforge_backup_ui.entries import Machine, depths
 from vmforge_backup_ui.errors import AwayError, MissingError
-from vmforge_backup_ui.timeline import Forecast, History, forecast, marks
+from vmforge_backup_ui.history import History
+from vmforge_backup_ui.timeline import Forecast, forecast, marks
 
 _PAGE = 50
 _SORTS = ("name", "age", "size")
@@ -42,8 +43,8 @@ def machines() -> str:
 
 def machine(uuid: str) -> str:
     """One machine: its backups, what retention will do with them, and what is under way."""
-    found, backups = known_machine(uuid), reader().backups(uuid)
-    plan = plan_of(found, History(backups, now=now()))
+    found, history = known_machine(uuid), reader().history(uuid)
+    plan, backups = plan_of(found, history), history.backups
     number = page_number()
     shown = backups[(number - 1) * _PAGE : number * _PAGE]
     return render_template(
@@ -75,7 +76,7 @@ def known_machine(uuid: str) -> Machine:
 
 def plan_of(vm: Machine, history: History) -> Forecast:
     """What the next prune does with its backups."""
-    return forecast(vm, history, reader().policy(vm.uuid), variables_of(vm))
+    return forecast(vm, history, reader().policy(vm.uuid), variables_of(vm), now=now())
 
 
 def variables_of(vm: Machine) -> tuple[dict[str, object] | None, dict[str, object]]:
