@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def collect_seldom() -> None:
-    """Nearly all that a page reads lives as long as it: looking through that again and again takes a third of the time."""
+    """What a page reads lives as long as the page: looking through it again and again takes a third of the time."""
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
 
