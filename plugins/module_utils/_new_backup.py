@@ -196,7 +196,7 @@ class NewBackup:
         place = target.offsite
         if place is not None:
             if not target.keep_local:
-                place.put(MANIFEST, data)
+                place.put_manifest(data)
             self._note_offsite(target, completed=not target.keep_local)
         (target.directory / PROGRESS).unlink()
         self.directory.commit(backup_id)

@@ -152,6 +152,45 @@ class OffsiteBackup:
             return False
         return node not in nodes or sha256 not in (None, manifest_sha256(data))
 
+    def refuse_taken(self, manifest: bytes | None = None) -> None:
+        """Raise ``S3Error`` with code ``s3_taken`` where another backup lies here.
+
+        Two nodes may back up one machine in the same second: S3 has one place for both.
+
+        Args:
+            manifest: That may lie here already; None for a backup that has none yet.
+        """
+        nodes = set() if manifest is None else {decode_manifest(manifest, where=self.key(MANIFEST)).vm.node}
+        if self.is_of_another(nodes, manifest_sha256(manifest) if manifest is not None else None):
+            raise self._taken("another backup lies there")
+
+    def put_manifest(self, data: bytes) -> None:
+        """Make the copy complete; the last thing that is written, and only beside images that are its own.
+
+        Raises:
+            S3Error: With code ``s3_taken`` where they are another backup's.
+        """
+        self.refuse_taken(data)
+        manifest = decode_manifest(data, where=self.key(MANIFEST))
+        sizes = {record.name: record.size for record in manifest.files}
+        try:
+            for disk in manifest.disks:
+                found = self.store.head(self.key(disk.file))
+                if found is None or found.size != sizes[disk.file]:
+                    raise self._taken(f"{disk.file} is not what was uploaded")
+        except S3Error as error:
+            # Keys that may only write cannot look.
+            if error.code != _DENIED:
+                raise
+        self.put(MANIFEST, data)
+
+    def _taken(self, what: str) -> S3Error:
+        return S3Error(
+            f"{self.prefix} in {self.store.config.where} is taken: {what}. Two nodes have backed up this machine in "
+            "the same second, perhaps one that it was moved away from: undefine it there.",
+            code="s3_taken",
+        )
+
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Read a small JSON file of it; None where there is none.
 
@@ -248,6 +287,7 @@ def upload_backup(place: OffsiteBackup, directory: Path, *, drop_local: bool) ->
     """
     data = (directory / MANIFEST).read_bytes()
     manifest = decode_manifest(data, where=str(directory / MANIFEST))
+    place.refuse_taken(data)
     place.abort_unfinished()
     for record in manifest.files:
         path = directory / record.name
@@ -270,7 +310,7 @@ def finish_offsite(place: OffsiteBackup, directory: Path, manifest: bytes, *, lo
     for name in (HOLD, VERIFIED):
         if (directory / name).is_file():
             place.put(name, (directory / name).read_bytes())
-    place.put(MANIFEST, manifest)
+    place.put_manifest(manifest)
     write_json(directory / OFFSITE, place.record(completed=True, local_kept=local_kept))
     if not local_kept:
         drop_disks(directory)

@@ -94,6 +94,7 @@ class ImageTarget:
             return
         try:
             if self._target.uploading:
+                self._target.offsite.refuse_taken()
                 self._target.offsite.note(self.name, self._upload.complete())
             else:
                 self._upload.abort()
