@@ -27,7 +27,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     S3Error,
     VMForgeError,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failure, read_json, write_file, write_json
+from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failure, read_note, write_file, write_json
 from ansible_collections.vmforge.backup.plugins.module_utils._leftovers import Leftovers, discard
 from ansible_collections.vmforge.backup.plugins.module_utils._local import (
     MANIFEST,
@@ -85,7 +85,7 @@ class VmAdoption:
         """Take what an earlier run left in the middle: its data still lie in their old place."""
         for backup_id in self._directory.ids(PARTIAL):
             path = self._directory.entry(backup_id, PARTIAL)
-            if ADOPTED in _json(path / PROGRESS) and not (path / MANIFEST).exists():
+            if ADOPTED in read_note(path / PROGRESS) and not (path / MANIFEST).exists():
                 self.warnings += discard(self._directory, backup_id, self._offsite)
         leftovers = Leftovers(self._vm, self._directory, self._offsite)
         leftovers.clear_storage()
@@ -149,7 +149,7 @@ class VmAdoption:
 
     def _describe(self, manifest: Manifest, result: dict[str, Any]) -> None:
         path = self._directory.entry(manifest.id)
-        offsite = _json(path / OFFSITE)
+        offsite = read_note(path / OFFSITE)
         stored = bool(offsite.get("completed_at"))
         local = all((path / disk.file).is_file() for disk in manifest.disks)
         result.update(
@@ -242,7 +242,7 @@ class VmAdoption:
         decode_manifest(data, where=str(partial / MANIFEST))
         write_file(partial / MANIFEST, data)
         if place is not None:
-            place.put(MANIFEST, data)
+            place.put_manifest(data)
             write_json(partial / OFFSITE, place.record(completed=True, local_kept=False))
         (partial / PROGRESS).unlink()
         self._directory.commit(backup_id)
@@ -255,7 +255,7 @@ class VmAdoption:
         if found.info is None or self._offsite is None:
             return
         place = self._offsite.backup(manifest.id)
-        if not _json(path / OFFSITE).get("completed_at"):
+        if not read_note(path / OFFSITE).get("completed_at"):
             self._copy_all(manifest, path, place, found)
         try:
             place.store.delete(found.info.key)
@@ -271,10 +271,3 @@ class VmAdoption:
             if record.name != disk:
                 place.put(record.name, (path / record.name).read_bytes())
         finish_offsite(place, path, (path / MANIFEST).read_bytes(), local_kept=(path / disk).is_file())
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except (FileNotFoundError, FormatError):
-        return {}

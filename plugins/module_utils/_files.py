@@ -117,6 +117,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return decode_json(data, where=str(path))
 
 
+def read_note(path: Path) -> dict[str, Any]:
+    """The same of a file that nothing depends on: one that is missing or damaged says nothing."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, FormatError):
+        return {}
+
+
 def decode_json(data: bytes, *, where: str) -> dict[str, Any]:
     """The JSON object in some bytes. Raises ``FormatError`` naming ``where`` for anything else."""
     try:

@@ -23,7 +23,12 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     VMForgeError,
     internal_errors,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._files import read_json, remove_tree, write_json
+from ansible_collections.vmforge.backup.plugins.module_utils._files import (
+    read_json,
+    read_note,
+    remove_tree,
+    write_json,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
 from ansible_collections.vmforge.backup.plugins.module_utils._local import (
     DELETING,
@@ -88,7 +93,7 @@ class Leftovers:
 
     def _clear_partial(self, backup_id: str) -> None:
         path = self._directory.entry(backup_id, PARTIAL)
-        state = _state(path)
+        state = read_note(path / PROGRESS)
         if state.get("node", self._vm.node) != self._vm.node:
             # Another node's, on shared storage: it is that node's to clear.
             return
@@ -107,7 +112,7 @@ class Leftovers:
         if manifest.parent is not None and not self._is_here(manifest.parent):
             gone = manifest.parent["id"]
             message = f"It was complete but for its last step, and backup {gone}, which it builds on, is gone."
-            self._discard(backup_id, _state(path), code="parent_gone", message=message)
+            self._discard(backup_id, read_note(path / PROGRESS), code="parent_gone", message=message)
             return
         if not all((path / disk.file).exists() for disk in manifest.disks):
             if self._offsite is None:
@@ -115,7 +120,7 @@ class Leftovers:
                 return
             place = self._offsite.backup(backup_id)
             place.refuse_incomplete(manifest)
-            place.put(MANIFEST, data)
+            place.put_manifest(data)
             write_json(path / OFFSITE, place.record(completed=True, local_kept=False))
         (path / PROGRESS).unlink(missing_ok=True)
         self._directory.commit(backup_id)
@@ -180,7 +185,8 @@ def discard(directory: VmDirectory, backup_id: str, offsite: OffsiteVm | None) -
     """
     path = directory.entry(backup_id, PARTIAL)
     place = offsite.backup(backup_id) if offsite is not None else None
-    noted = _noted_place(path)
+    # Where in S3 it was begun; empty when nowhere, or when the note was not written whole.
+    noted = read_note(path / OFFSITE)
     where = f"bucket {noted.get('bucket')!r} at {noted.get('prefix')!r} ({noted.get('endpoint') or 'AWS'})"
     if noted and (place is None or not place.is_place_of(noted)):
         _keep_notes(path)
@@ -197,14 +203,6 @@ def discard(directory: VmDirectory, backup_id: str, offsite: OffsiteVm | None) -
         told.append(f"What {backup_id} had left in S3 could not be removed by these keys; prune will: {error}")
     remove_tree(path)
     return told
-
-
-def _noted_place(path: Path) -> dict[str, Any]:
-    """Where in S3 a partial backup was begun; empty when nowhere, or when the note was not written whole."""
-    try:
-        return read_json(path / OFFSITE)
-    except (FileNotFoundError, FormatError):
-        return {}
 
 
 def _keep_notes(path: Path) -> None:
@@ -232,13 +230,6 @@ def record_failure(
             "message": message,
         },
     )
-
-
-def _state(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path / PROGRESS)
-    except (FileNotFoundError, FormatError):
-        return {}
 
 
 def _servers_of(sockets: Path) -> list[int]:

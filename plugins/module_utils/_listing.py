@@ -18,7 +18,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._entry import (
     unfinished_entry,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, InputError
-from ansible_collections.vmforge.backup.plugins.module_utils._files import read_json
+from ansible_collections.vmforge.backup.plugins.module_utils._files import read_json, read_note
 from ansible_collections.vmforge.backup.plugins.module_utils._local import (
     DELETING,
     FAILED,
@@ -130,9 +130,10 @@ def _local_entries(directory: VmDirectory) -> list[dict[str, Any]]:
     for suffix, status in ((PARTIAL, "partial"), (DELETING, "deleting")):
         for backup_id in directory.ids(suffix, entries=listed):
             path = directory.entry(backup_id, suffix)
-            entries.append(unfinished_entry(directory.uuid, backup_id, status, _read(path / PROGRESS), path=str(path)))
+            progress = read_note(path / PROGRESS)
+            entries.append(unfinished_entry(directory.uuid, backup_id, status, progress, path=str(path)))
     failed = directory.ids(FAILED, entries=listed)
-    entries += [failed_entry(directory.uuid, i, _read(directory.entry(i, FAILED))) for i in failed]
+    entries += [failed_entry(directory.uuid, i, read_note(directory.entry(i, FAILED))) for i in failed]
     return entries
 
 
@@ -140,7 +141,7 @@ def _local_ready(path: Path) -> dict[str, Any]:
     """A directory without a sound manifest is no backup, whatever its name says."""
     try:
         data = (path / MANIFEST).read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return unfinished_entry(path.parent.name, path.name, "partial", {}, path=str(path))
     try:
         manifest = decode_manifest(data, where=str(path / MANIFEST))
@@ -163,9 +164,10 @@ def _local_ready(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """A damaged one is an error: it may be a hold."""
     try:
         return read_json(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return {}
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError
-from ansible_collections.vmforge.backup.plugins.module_utils._files import read_json
+from ansible_collections.vmforge.backup.plugins.module_utils._files import read_note
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, OFFSITE, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import (
     Manifest,
@@ -86,18 +85,11 @@ def _problem(directory: VmDirectory, manifest: Manifest) -> str | None:
 
 def _good_copies(path: Path, manifest: Manifest, digest: str) -> set[str]:
     """Copies that ought to be whole and of which no verification has said otherwise."""
-    offsite, verified = _read_note(path / OFFSITE), _read_note(path / VERIFIED)
+    offsite, verified = read_note(path / OFFSITE), read_note(path / VERIFIED)
     copies = {"s3"} if offsite.get("completed_at") else set()
     if all((path / disk.file).exists() for disk in manifest.disks):
         copies.add("local")
     return copies - bad_copies([verified], digest)
-
-
-def _read_note(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except (FileNotFoundError, FormatError):
-        return {}
 
 
 def _is_pending(path: Path, warnings: list[str]) -> bool:

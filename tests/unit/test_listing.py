@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.vmforge.backup.plugins.module_utils._entry import ready_entry, unfinished_entry
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, InputError
 from ansible_collections.vmforge.backup.plugins.module_utils._listing import list_entries
 from ansible_collections.vmforge.backup.plugins.module_utils._local import (
     DELETING,
@@ -199,3 +199,23 @@ def test_a_missing_directory_is_no_empty_one(tmp_path: Path) -> None:
     assert caught.value.code == "backup_dir_missing"
     found: Any = Bucket(remote())
     assert [entry["copies"] for entry in list_entries(tmp_path / "missing", found, ())] == [["s3"]]
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]"])
+def test_notes_that_a_power_cut_has_damaged_hide_nothing(directory: VmDirectory, damage: str) -> None:
+    lay(directory, OLDER)
+    (lay(directory, ID, PARTIAL) / "progress.json").write_text(damage)
+    directory.entry(ID, FAILED).write_text(damage)
+    assert sorted(entry["status"] for entry in listed(directory)) == ["failed", "partial", "ready"]
+
+
+def test_a_damaged_hold_is_an_error(directory: VmDirectory) -> None:
+    """Whether it protects cannot be told."""
+    (lay(directory, ID) / "hold.json").write_text("{")
+    with pytest.raises(FormatError, match="hold.json"):
+        listed(directory)
+
+
+def test_a_file_where_a_backup_should_be_is_none(directory: VmDirectory) -> None:
+    directory.entry(ID).touch()
+    assert one(directory)["status"] == "partial"
