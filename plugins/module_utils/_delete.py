@@ -28,6 +28,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._local import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import (
     Manifest,
+    check_place,
     decode_manifest,
     manifest_sha256,
 )
@@ -40,13 +41,16 @@ def find_backup(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: st
     """The manifest of a backup that lies here or in S3; None when it is in neither."""
     path = directory.entry(backup_id) / MANIFEST
     if path.is_file():
-        return decode_manifest(path.read_bytes(), where=str(path))
-    if offsite is None:
-        return None
-    place = offsite.backup(backup_id)
-    if not place.complete():
-        return None
-    return decode_manifest(place.store.get(place.key(MANIFEST), max_size=MAX_MANIFEST_SIZE), where=place.key(MANIFEST))
+        data, where = path.read_bytes(), str(path)
+    else:
+        place = offsite.backup(backup_id) if offsite is not None else None
+        if place is None or not place.complete():
+            return None
+        where = place.key(MANIFEST)
+        data = place.store.get(where, max_size=MAX_MANIFEST_SIZE)
+    manifest = decode_manifest(data, where=where)
+    check_place(manifest, directory.uuid, backup_id, where=where)
+    return manifest
 
 
 def refuse_deletion(

@@ -149,6 +149,8 @@ def _hold(
         )
     lock = nullcontext() if request.check_mode else directory.lock(timeout=params["lock_timeout"])
     with lock:
+        if find_backup(directory, offsite, manifest.id) is None:
+            raise NotFoundError(f"Backup {manifest.id} of {params['vm']!r} was deleted just now.")
         return _apply(Copies(directory, offsite, manifest), wanted, check_mode=request.check_mode)
 
 

@@ -147,3 +147,10 @@ def test_only_ids_are_deleted(directory: VmDirectory) -> None:
         begin_deletion(directory, "..", None)
     with pytest.raises((FormatError, InputError)):
         finish_deletion(directory, "../" + PARENT, None, node=NODE)
+
+
+def test_one_that_was_moved_to_another_ones_place_is_not_deleted_for_it(directory: VmDirectory) -> None:
+    path = lay(directory, PARENT)
+    (path / "manifest.json").write_bytes(manifest_of(CHILD).encode())
+    with pytest.raises(FormatError, match="it was moved"):
+        find_backup(directory, None, PARENT)
