@@ -14,6 +14,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._define import find
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import parse_domain
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     BusyError,
+    HypervisorError,
     InputError,
     StorageError,
     VMForgeError,
@@ -93,17 +94,28 @@ def _refuse_shared(plan: RestorePlan, hypervisor: Hypervisor) -> None:
     for domain in hypervisor.domains():
         if domain.uuid == plan.uuid:
             continue
-        try:
-            disks = parse_domain(domain.xml(inactive=False)).disks
-        except VMForgeError:
-            # Undefined just now, or beyond us: not one that we have backed up.
-            continue
-        for disk in disks:
-            if disk.source.startswith("/") and os.path.realpath(disk.source) in wanted:
+        for path in _paths_of(domain):
+            if os.path.realpath(path) in wanted:
                 raise InputError(
-                    f"{disk.source} is a disk of {domain.name!r}. Name another place with storage or paths.",
+                    f"{path} is a disk of {domain.name!r}. Name another place with storage or paths.",
                     code="target_exists",
                 )
+
+
+def _paths_of(domain: Domain) -> Iterator[str]:
+    try:
+        disks = parse_domain(domain.xml(inactive=False)).disks
+    except VMForgeError:
+        # Undefined just now, or beyond us: not one that we have backed up.
+        return
+    for disk in disks:
+        try:
+            path = domain.source_path(disk)
+        except HypervisorError:
+            # A volume that is not there, or in a pool that is off.
+            continue
+        if path.startswith("/"):
+            yield path
 
 
 def _refuse_full(images: Sequence[Image]) -> None:

@@ -33,6 +33,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._files import (
     remove_tree,
     storage_errors,
     sync_directory,
+    write_file,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._journal import Journal, Undo, undo_rename
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain, Hypervisor
@@ -237,8 +238,7 @@ class RestoreRun:
         with storage_errors(f"writing {path}"):
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             staged = path.with_name(f".{path.name}.restored")
-            staged.write_bytes(data)
-            staged.chmod(0o600)
+            write_file(staged, data)
         self._exchange(staged, path)
 
     def _place_tpm(self, data: bytes) -> None:

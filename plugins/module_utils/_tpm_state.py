@@ -14,7 +14,7 @@ import tarfile
 from pathlib import Path
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError
-from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors
+from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors, write_file
 
 
 def unpack_tpm(data: bytes, directory: Path) -> None:
@@ -43,7 +43,7 @@ def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, directory: Path) 
         path.mkdir(exist_ok=True)
     else:
         stream = archive.extractfile(member)
-        path.write_bytes(stream.read() if stream is not None else b"")
+        write_file(path, stream.read() if stream is not None else b"")
     # By name: the same user has another number on another host.
     os.chown(path, _user(member), _group(member))
     path.chmod(member.mode & 0o777)
