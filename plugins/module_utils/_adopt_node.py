@@ -15,6 +15,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._adopt import PackR
 from ansible_collections.vmforge.backup.plugins.module_utils._adopt_vm import Surroundings, VmAdoption
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import need
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, NotFoundError, VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failure
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import DEFAULT_URI, Domain, Hypervisor
 from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef
@@ -117,8 +118,8 @@ class _Run:
             with directory.lock(timeout=self._params["lock_timeout"]):
                 work.clear()
                 self._results += [work.adopt(row, check_mode=False) for row in rows]
-        except VMForgeError as error:
-            self._results += [_failed(row, vm, error) for row in rows]
+        except (VMForgeError, OSError) as error:
+            self._results += [_failed(row, vm, as_failure(error, "adopting")) for row in rows]
         self._warnings += work.warnings
 
     def _domain(self, uuid: str) -> Domain | None:

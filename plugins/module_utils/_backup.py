@@ -14,6 +14,7 @@ from typing import Any
 from ansible_collections.vmforge.backup.plugins.module_utils._compress import make_compressor
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import need
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failures
 from ansible_collections.vmforge.backup.plugins.module_utils._find_backups import open_store
 from ansible_collections.vmforge.backup.plugins.module_utils._inspect import inspect
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Hypervisor
@@ -86,23 +87,28 @@ def _resolve(options: BackupOptions) -> list[VmRef]:
 def _plan(options: BackupOptions, ref: VmRef) -> dict[str, Any]:
     result = VmResult(ref)
     try:
-        domain = Hypervisor(options.uri).find(ref.uuid)
-        directory = BackupDirectory(options.backup_dir).vm(ref.uuid)
-        turn = plan_turn(directory, options, now=utc_now())
-        result.warnings.extend(turn.warnings)
-        uploads = [manifest.id for manifest in turn.uploads]
-        if turn.fresh is not None and not uploads:
-            result.found_fresh(turn.fresh, directory.entry(turn.fresh.id))
-            return result.as_dict()
-        plan = None
-        if turn.fresh is None:
-            with open_store(options.s3) as store:
-                offsite = OffsiteVm(store, ref.uuid) if store is not None else None
-                plan = inspect(domain, directory, options, offsite).plan
-        result.plan(uploads, plan)
+        with as_failures("planning the backup"):
+            _plan_turn(options, ref, result)
     except VMForgeError as error:
         result.fail(error, phase="planning")
     return result.as_dict()
+
+
+def _plan_turn(options: BackupOptions, ref: VmRef, result: VmResult) -> None:
+    domain = Hypervisor(options.uri).find(ref.uuid)
+    directory = BackupDirectory(options.backup_dir).vm(ref.uuid)
+    turn = plan_turn(directory, options, now=utc_now())
+    result.warnings.extend(turn.warnings)
+    uploads = [manifest.id for manifest in turn.uploads]
+    if turn.fresh is not None and not uploads:
+        result.found_fresh(turn.fresh, directory.entry(turn.fresh.id))
+        return
+    plan = None
+    if turn.fresh is None:
+        with open_store(options.s3) as store:
+            offsite = OffsiteVm(store, ref.uuid) if store is not None else None
+            plan = inspect(domain, directory, options, offsite).plan
+    result.plan(uploads, plan)
 
 
 def _be_nice(options: BackupOptions) -> None:

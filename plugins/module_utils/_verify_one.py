@@ -19,7 +19,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._copies import (
     LocalCopy,
     OffsiteCopy,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError, internal_errors
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import NotFoundError, VMForgeError, internal_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._files import encode_json, storage_error, write_file
 from ansible_collections.vmforge.backup.plugins.module_utils._good_parts import find_damage
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, VmDirectory
@@ -203,9 +203,15 @@ class Verification:
             for record in self.backup.manifest.files:
                 if record.name in files:
                     left += self._look_at_file(copy, record)
-            if MANIFEST in files and copy.read_small(MANIFEST, max_size=len(self.backup.data)) != self.backup.data:
+            if MANIFEST in files and not self._has_manifest(copy):
                 left += [damage for damage in self.damages if (damage.copy, damage.file) == (copy.name, MANIFEST)]
         return left
+
+    def _has_manifest(self, copy: Copy) -> bool:
+        try:
+            return copy.read_small(MANIFEST, max_size=len(self.backup.data)) == self.backup.data
+        except (NotFoundError, DamagedError):
+            return False
 
     def _is_gone(self) -> bool:
         """Whether it was deleted while it was read."""
