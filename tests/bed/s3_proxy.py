@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ class Proxy:
         port: Where it listens.
         cut_after: Bytes sent by clients, over all connections, after which connections are cut; None never.
         cuts: How many connections are still to be cut; None means all of them. After that it is harmless.
+        pause: Seconds before each 64 KiB that the server sends.
     """
 
     def __init__(self, target: int, context: ssl.SSLContext | None = None) -> None:
@@ -31,10 +33,14 @@ class Proxy:
         self._lock = threading.Lock()
         self._sent = 0
         self._closing = threading.Event()
+        self._free = threading.Event()
+        self._free.set()
+        self.held = threading.Event()
         self.port: int = self._listener.getsockname()[1]
         self.cut_after: int | None = None
         self.cuts: int | None = None
         self.was_cut = 0
+        self.pause = 0.0
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
@@ -48,9 +54,19 @@ class Proxy:
         with self._lock:
             self.cut_after = None
 
+    def hold(self) -> None:
+        """Hand nothing on that clients send from now on; ``held`` is set as soon as there is something."""
+        self.held.clear()
+        self._free.clear()
+
+    def let_go(self) -> None:
+        """Hand on what was held."""
+        self._free.set()
+
     def close(self) -> None:
         """Stop listening; connections end with their peers."""
         self._closing.set()
+        self.let_go()
         self._listener.close()
         self._thread.join(timeout=60)
 
@@ -70,15 +86,25 @@ class Proxy:
             if self._context is not None:
                 client = stack.enter_context(self._context.wrap_socket(client, server_side=True))
             server = stack.enter_context(socket.create_connection(("127.0.0.1", self._target)))
-            back = threading.Thread(target=_copy, args=(server, client), daemon=True)
+            back = threading.Thread(target=self._back, args=(server, client), daemon=True)
             back.start()
             while block := client.recv(65536):
+                if not self._free.is_set():
+                    self.held.set()
+                    self._free.wait()
                 if self._is_cut(len(block)):
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                     break
                 server.sendall(block)
             server.shutdown(socket.SHUT_RDWR)
             back.join(timeout=60)
+
+    def _back(self, server: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while block := server.recv(65536):
+                time.sleep(self.pause)
+                client.sendall(block)
+            client.shutdown(socket.SHUT_WR)
 
     def _is_cut(self, count: int) -> bool:
         with self._lock:
@@ -119,10 +145,3 @@ def tls_proxy(target: int, directory: Path) -> Iterator[tuple[Proxy, Path]]:
         yield proxy, certificate
     finally:
         proxy.close()
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while block := source.recv(65536):
-            target.sendall(block)
-        target.shutdown(socket.SHUT_WR)

@@ -24,6 +24,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from tests.bed.s3 import S3Server
+from tests.bed.s3_proxy import cutting_proxy
 
 from .conftest import MakeStore
 
@@ -232,27 +233,35 @@ def test_abort_is_final_and_leaves_nothing(store: S3Store) -> None:
         upload.complete()
 
 
-def test_abort_stops_parts_under_way(seaweed: S3Server, make_store: MakeStore) -> None:
-    store = make_store(seaweed)
-    upload = store.multipart(store.config.key("under-way"))
+def test_abort_stops_parts_under_way(seaweed: S3Server, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    # More than fits into the buffers of sockets.
     data = bytearray(64 * MIB)
     raised: list[BaseException] = []
+    with cutting_proxy(seaweed.port) as proxy:
+        store = make_store(seaweed, s3_endpoint=f"http://127.0.0.1:{proxy.port}")
+        upload = store.multipart(store.config.key("under-way"))
+        stop = upload.stop
 
-    def send() -> None:
-        try:
-            upload.upload_part(1, data, sha256=digest(data))
-        except CancelledError as error:
-            raised.append(error)
+        def send() -> None:
+            try:
+                upload.upload_part(1, data, sha256=digest(data))
+            except CancelledError as error:
+                raised.append(error)
 
-    thread = threading.Thread(target=send)
-    thread.start()
-    while not upload._busy and thread.is_alive():
-        pass
-    upload.abort()
-    thread.join(timeout=300)
-    assert not thread.is_alive()
-    assert raised
-    assert store.list_multiparts(store.config.prefix) == []
+        def stop_and_let_go() -> None:
+            stop()
+            proxy.let_go()
+
+        monkeypatch.setattr(upload, "stop", stop_and_let_go)
+        proxy.hold()
+        thread = threading.Thread(target=send)
+        thread.start()
+        assert proxy.held.wait(300)
+        upload.abort()
+        thread.join(timeout=300)
+        assert not thread.is_alive()
+        assert raised
+        assert store.list_multiparts(store.config.prefix) == []
 
 
 def test_leftovers_are_listed_and_reaped_by_age(store: S3Store) -> None:
