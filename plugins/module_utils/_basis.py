@@ -43,6 +43,7 @@ class ImageFacts:
         keeps_bitmaps: Its format can.
         granularity: In bytes, of a bitmap that is made now.
         buried: Names of the bitmaps in its backing files.
+        file: What tells its file from any other on this host; None for a device.
     """
 
     allocated: int
@@ -50,6 +51,7 @@ class ImageFacts:
     granularity: int
     bitmaps: tuple[Bitmap, ...] = ()
     buried: tuple[str, ...] = ()
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Parent:
         disks: By target.
         full_instant: Of the full backup at the end of its chain.
         incrementals: How many its chain has, itself included.
+        files: Target -> the file of its image then, as in ``ImageFacts``; of those that were noted.
     """
 
     id: str
@@ -80,6 +83,7 @@ class Parent:
     disks: Mapping[str, DiskRecord]
     full_instant: datetime
     incrementals: int
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -203,6 +207,9 @@ def _reason(disk: DiskNow, parent: Parent, *, running: bool) -> str | None:
         return f"backup {parent.id} made no bitmap in it"
     if disk.image is None:
         return None
+    if parent.files.get(disk.target, disk.image.file) != disk.image.file:
+        # All disks of a machine bear bitmaps of one name: where files were exchanged, nothing else would tell.
+        return f"another file lies in the place of the one that was its image at backup {parent.id}"
     return _bitmap_reason(disk.image, before, parent, running=running)
 
 

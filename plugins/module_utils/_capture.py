@@ -12,6 +12,7 @@ from typing import Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._basis import Basis, refuse_full
 from ansible_collections.vmforge.backup.plugins.module_utils._changes import Changes
+from ansible_collections.vmforge.backup.plugins.module_utils._checkpoint_xml import CHECKPOINT
 from ansible_collections.vmforge.backup.plugins.module_utils._definitions import read_definitions
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk, DomainSpec
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
@@ -94,13 +95,13 @@ class Capture:
                 self._has_checkpoint = source.checkpoint is not None
                 self._refuse_changed_disks()
                 definitions = read_definitions(self.domain, self.spec)
-                self._read(source, [OpenDisk.of(disk, source.exports[disk.target]) for disk in self.disks])
+                self._read(source)
             self._verify()
         finally:
             for written, _record in self._written:
                 written.close()
         if source.checkpoint_xml is not None:
-            definitions["checkpoint.xml"] = source.checkpoint_xml.encode()
+            definitions[CHECKPOINT] = source.checkpoint_xml.encode()
         for name, data in definitions.items():
             self._files.append(self.target.add_small(name, data))
         return self._write_manifest(source)
@@ -143,9 +144,10 @@ class Capture:
                 self._stream_disk(item, limit)
         self.stop.check()
 
-    def _read(self, source: Source, opened: Sequence[OpenDisk]) -> None:
+    def _read(self, source: Source) -> None:
         """Decide what to read, stream it, and make sure that all of it was of one instant."""
         try:
+            opened = [OpenDisk.of(disk, source.exports[disk.target]) for disk in self.disks]
             chosen = self._decide(source, opened)
             self._check_space(chosen)
             self._stream(chosen)
@@ -153,8 +155,9 @@ class Capture:
             self.stop.check()
             raise
         except SourceError as error:
+            # A watch may have said already what is wrong, and ended the job for it.
+            self.stop.check()
             if error.code != SourceError.code:
-                # A watch has said already what is wrong, and ended the job for it.
                 raise
             # Why it went away says more than that it did; libvirt knows it a moment later than we.
             deadline = time.monotonic() + _REASON_SECONDS

@@ -26,6 +26,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._extents import (
     count_clusters,
+    edge_clusters,
     sample_clusters,
     subtract,
     total,
@@ -143,12 +144,17 @@ def _compare_allocation(disk: OpenDisk, dirty: Sequence[Extent], parent: Export)
 
 
 def _sample(disk: OpenDisk, before: Sequence[Extent], dirty: Sequence[Extent]) -> list[Extent]:
-    """Clean clusters to look at: up to half of them where the parent has nothing and the disk may have something."""
+    """Clean clusters to look at: up to half of them where the parent has nothing and the disk may have something.
+
+    The outermost are among them: there lie tables and labels by which even a copy of a disk can be told from it.
+    """
     clean = subtract(disk.extents, dirty)
-    wanted = max(_SAMPLE_LEAST, int(count_clusters(clean) * _SAMPLE_SHARE))
-    new = sample_clusters(subtract(clean, before), wanted // 2)
-    others = sample_clusters(subtract(clean, new), wanted - len(new))
-    return sorted([*new, *others], key=lambda extent: extent.offset)
+    edges = edge_clusters(clean)
+    wanted = max(_SAMPLE_LEAST, int(count_clusters(clean) * _SAMPLE_SHARE)) - len(edges)
+    inner = subtract(clean, edges)
+    new = sample_clusters(subtract(inner, before), wanted // 2)
+    others = sample_clusters(subtract(inner, new), wanted - len(new))
+    return sorted([*edges, *new, *others], key=lambda extent: extent.offset)
 
 
 def _compare_clusters(disk: OpenDisk, parent: Export, clusters: Sequence[Extent], stopped: Callable[[], bool]) -> None:

@@ -78,6 +78,16 @@ def count_clusters(extents: Iterable[Extent]) -> int:
     return sum(-(-extent.length // CLUSTER_SIZE) for extent in extents)
 
 
+def edge_clusters(extents: Sequence[Extent]) -> list[Extent]:
+    """The first and the last cluster of extents of whole clusters; fewer where there are not two."""
+    if not extents:
+        return []
+    first, last = extents[0], extents[-1]
+    start = last.offset + (last.length - 1) // CLUSTER_SIZE * CLUSTER_SIZE
+    found = [Extent(first.offset, min(CLUSTER_SIZE, first.length)), Extent(start, last.offset + last.length - start)]
+    return found if first.offset < start else found[:1]
+
+
 def sample_clusters(extents: Sequence[Extent], count: int) -> list[Extent]:
     """Choose clusters at random.
 

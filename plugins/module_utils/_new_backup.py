@@ -31,6 +31,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Ma
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, format_time, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, finish_offsite
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
+from ansible_collections.vmforge.backup.plugins.module_utils._parent import ParentLostError, refuse_lost
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
 from ansible_collections.vmforge.backup.plugins.module_utils._pull import PullSource
 from ansible_collections.vmforge.backup.plugins.module_utils._result import VmResult
@@ -94,6 +95,8 @@ class NewBackup:
             with as_failures():
                 manifest, data = self._capture(backup_id, inspection, target)
                 self.phase = "committing"
+                if manifest.parent is not None and inspection.parent is not None:
+                    refuse_lost(inspection.parent, self.offsite)
                 self._commit(backup_id, target, data)
                 self.result.warnings.extend(self._bitmaps.clear({}))
         except VMForgeError as error:
@@ -110,7 +113,8 @@ class NewBackup:
             # A signal behind the rename: it is a backup.
             return
         message = error.message
-        if (self.directory.entry(backup_id, PARTIAL) / MANIFEST).exists():
+        is_whole = (self.directory.entry(backup_id, PARTIAL) / MANIFEST).exists()
+        if is_whole and not isinstance(error, ParentLostError):
             message += " All of it was read and is safe; the next run takes the last step."
         else:
             self._discard(backup_id)
@@ -189,6 +193,7 @@ class NewBackup:
             freeze_timeout=self.options.freeze_timeout,
             since=since,
             tracked=tuple(basis.tracked),
+            files={target: image.file for target, image in inspection.images.items() if image.file is not None},
         )
 
     def _commit(self, backup_id: str, target: BackupTarget, data: bytes) -> None:

@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ansible_collections.vmforge.backup.plugins.module_utils._basis import Parent
+from ansible_collections.vmforge.backup.plugins.module_utils._checkpoint_xml import CHECKPOINT, noted_files
 from ansible_collections.vmforge.backup.plugins.module_utils._copies import LOCAL, S3
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     FormatError,
     NotFoundError,
     S3Error,
+    SourceChangedError,
     StorageError,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._files import read_json
@@ -24,6 +26,12 @@ from ansible_collections.vmforge.backup.plugins.module_utils._offsite import Off
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup, open_backup
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import StoredChain, open_chain
 from ansible_collections.vmforge.backup.plugins.module_utils._verified import bad_copies
+
+
+class ParentLostError(SourceChangedError):
+    """What a backup builds on was deleted while it was made: what was read is discarded."""
+
+    code = "parent_gone"
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,22 @@ def find_parent(
         problem = _not_offsite(directory, offsite, chain) if offsite is not None else None
     except (NotFoundError, FormatError, StorageError, S3Error) as error:
         return f"backup {backup_id}, which has the last checkpoint, cannot be built on: {error.message}"
-    return problem or ParentChain(_facts(chain), chain)
+    return problem or ParentChain(_facts(chain, _files(directory, backup_id)), chain)
+
+
+def refuse_lost(chain: StoredChain, offsite: OffsiteVm | None) -> None:
+    """Raise ``ParentLostError`` where a parent that lies in S3 alone was deleted there, which no lock of ours hinders.
+
+    Looked at behind the last byte and before the commit. What the parent builds on goes after it.
+
+    Raises:
+        S3Error: That cannot be told.
+    """
+    parent = chain.head
+    if offsite is None or any(copy.name == LOCAL for copy in parent.copies):
+        return
+    if not offsite.backup(parent.manifest.id).complete():
+        raise ParentLostError(f"Backup {parent.manifest.id}, on which this one builds, was deleted in S3 meanwhile.")
 
 
 def _not_offsite(directory: VmDirectory, offsite: OffsiteVm, chain: StoredChain) -> str | None:
@@ -116,12 +139,20 @@ def _open(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: str, dam
 
 
 def _good(stored: StoredBackup) -> StoredBackup:
-    """Without the copies of which an earlier verification has found something bad."""
-    bad = bad_copies(stored.records.values(), stored.sha256)
+    """Without the copies of which something bad is known: by an earlier verification, or for want of their manifest."""
+    bad = bad_copies(stored.records.values(), stored.sha256) | {damage.copy for damage in stored.damages}
     return replace(stored, copies=tuple(copy for copy in stored.copies if copy.name not in bad))
 
 
-def _facts(chain: StoredChain) -> Parent:
+def _files(directory: VmDirectory, backup_id: str) -> dict[str, str]:
+    """What was noted of the images' files. A note that cannot be read tells nothing; contents are compared as well."""
+    try:
+        return noted_files((directory.entry(backup_id) / CHECKPOINT).read_text(errors="replace"))
+    except (FileNotFoundError, FormatError):
+        return {}
+
+
+def _facts(chain: StoredChain, files: Mapping[str, str]) -> Parent:
     manifest = chain.head.manifest
     return Parent(
         id=manifest.id,
@@ -131,4 +162,5 @@ def _facts(chain: StoredChain) -> Parent:
         disks={disk.target: disk for disk in manifest.disks},
         full_instant=parse_time(chain.members[-1].manifest.instant),
         incrementals=len(chain.members) - 1,
+        files=files,
     )

@@ -43,6 +43,8 @@ class BucketPrune:
         doomed = case.plan.deleted if case.plan is not None else ()
         self._doomed = [b for b in doomed if "s3" in case.listing.ready[b.id, b.node]["copies"]]
         self.result = PruneResult(case, options.node, self._doomed)
+        # A node locks its directories, never the bucket. What a person names is deleted all the same.
+        self._bases = _bases(case.listing, options.ignored) if not options.ids else {}
         self.gone: list[dict[str, str]] = []
         # Ids of what was to be deleted, and is still there.
         self._left: set[str] = set()
@@ -69,8 +71,9 @@ class BucketPrune:
         if plan is None:
             return
         if check_mode:
-            for backup in self._doomed:
-                self.result.note(backup, "planned")
+            for backup in plan.deleted:
+                if not self._must_wait(backup) and backup in self._doomed:
+                    self.result.note(backup, "planned")
         try:
             if policy is not None:
                 self._record.check(plan, policy, confirmed=self._options.confirm)
@@ -98,11 +101,7 @@ class BucketPrune:
 
     def _attempt(self, backup: Backup) -> None:
         place = self._offsite.backup(backup.id)
-        child = self._child_left(backup)
-        if child is not None:
-            self._left.add(backup.id)
-            if backup in self._doomed:
-                self.result.note(backup, "waiting", f"{child} builds on it, and is still there.")
+        if self._must_wait(backup):
             return
         try:
             if backup in self._doomed:
@@ -114,6 +113,20 @@ class BucketPrune:
             failure = as_failure(error)
             self._left.add(backup.id)
             self.result.note(backup, _WAITS.get(failure.code, "failed"), failure.message)
+
+    def _must_wait(self, backup: Backup) -> bool:
+        """Whether it is held back for another's sake; that is noted."""
+        child = self._child_left(backup)
+        if child is not None:
+            why = f"{child} builds on it, and is still there."
+        elif backup in self._doomed and self._bases.get(backup.node) == backup.id and backup.flaw is None:
+            why = f"The next backup of {backup.node} may build on it, and may be under way."
+        else:
+            return False
+        self._left.add(backup.id)
+        if backup in self._doomed:
+            self.result.note(backup, "waiting", why)
+        return True
 
     def _child_left(self, backup: Backup) -> str | None:
         """One that builds on it and could not be restored any more: held back, or with a copy on a node alone."""
@@ -135,6 +148,15 @@ class BucketPrune:
         where = {"bucket": place.bucket, "prefix": place.prefix}
         for endpoint in place.store.config.endpoints:
             self.gone.append({"uuid": self._offsite.uuid, "id": backup_id, "endpoint": endpoint or "", **where})
+
+
+def _bases(listing: VmListing, ignored: Collection[str]) -> dict[str, str]:
+    """What the next backup of each node that is alive may build on: its newest one with a checkpoint."""
+    newest: dict[str, str] = {}
+    for backup_id, node in sorted(listing.ready):
+        if listing.ready[backup_id, node].get("checkpoint") and node not in ignored:
+            newest[node] = backup_id
+    return newest
 
 
 def delete_copy(place: OffsiteBackup, backup: Backup, sums: Collection[str], *, now: datetime) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -54,6 +54,7 @@ class PullSource:
         freeze_timeout: Seconds for the agent's answer.
         since: What the exports shall tell changes of.
         tracked: Disks in which the new checkpoint makes a bitmap; empty for no checkpoint.
+        files: What is noted with it, as in ``checkpoint_xml``.
     """
 
     domain: Domain
@@ -67,6 +68,7 @@ class PullSource:
     freeze_timeout: int
     since: Since | None = None
     tracked: Sequence[str] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
     consistency: str = "crash"
     instant: datetime = field(default_factory=utc_now)
     warnings: list[str] = field(default_factory=list)
@@ -155,8 +157,7 @@ class PullSource:
         return tuple(target for target in (self.since.disks if self.since else ()) if target not in self.refused)
 
     def _export(self, target: str) -> Export:
-        bitmap = exported_bitmap(target) if target in self._changed() else None
-        return Export(self._socket, target, bitmap=bitmap)
+        return Export(self._socket, target, bitmap=exported_bitmap(target) if target in self._changed() else None)
 
     def _note_checkpoint(self) -> None:
         """Keep what libvirt says of the new checkpoint, and have it forget all of ours, the older one first."""
@@ -189,8 +190,7 @@ class PullSource:
         name = checkpoint_name(self.backup_id, self.domain.uuid) if self.tracked else None
         changed = self._changed()
         ways = [(changed, name)] if changed else []
-        ways += [((), name)] if name is not None else []
-        ways += [((), None)]
+        ways += [((), name), ((), None)] if name is not None else [((), None)]
         without: list[str] = []
         for disks, checkpoint in ways:
             try:
@@ -216,7 +216,7 @@ class PullSource:
             backup_xml(
                 socket=self._socket, scratch=self._scratch, left_out=self.left_out, since=since, changed=changed
             ),
-            checkpoint_xml(checkpoint, self.tracked) if checkpoint is not None else None,
+            checkpoint_xml(checkpoint, self.tracked, files=self.files) if checkpoint is not None else None,
         )
 
     def _check_guest(self) -> None:

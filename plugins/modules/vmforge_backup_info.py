@@ -134,6 +134,10 @@ backups:
     parent:
       description: C(id) and C(manifest_sha256) of the backup that it builds on. V(null) for a full one.
       type: dict
+    checkpoint:
+      description: The checkpoint that was made with it, for the next backup to build on. V(null) if none was.
+      type: str
+      sample: vmforge-20261122T151200Z-0f1c2d3e
     size_bytes:
       description: Bytes of all its files.
       type: int

@@ -20,12 +20,14 @@ from tests.bed.guest import MIB
 from tests.bed.hypervisor import PrivateLibvirt
 from tests.bed.s3 import S3Server
 from tests.soak.bed import make_guest
-from tests.soak.child import Child, module_params, run_child
+from tests.soak.child import Child, Step, module_params, run_child
 from tests.soak.invariants import BrokenError, Checker, require
 from tests.soak.operator import Operator, kill_qemu
 
 _END_SECONDS = 150.0
 _KEEP = 2
+# Seconds. Where the newest backup is further ahead of the clock, no other is made.
+_MOST_AHEAD = 300
 # The newest records of all may have zeroed or discarded their places, which an image does not show.
 _UNSEEN = 2
 _PREFIX = "soak"
@@ -47,6 +49,7 @@ FAULTS = {
     "guest-off": 3,
     "guest-off-kill": 2,
     "guest-started": 3,
+    "clock-back": 5,
 }
 
 # What an operator does before a round -> how often, likewise.
@@ -60,6 +63,8 @@ DEEDS = {
     "bitmap-destroyed": 5,
     "qemu-killed-before": 4,
     "checkpoint-defined": 3,
+    "redefined": 3,
+    "copied": 3,
 }
 
 
@@ -92,6 +97,7 @@ class Campaign:
         self.s3_owed = False
         self.typical = 1.5
         self.outcomes: Counter[str] = Counter()
+        self.refusal = ""
         self.words = ""
 
     def begin(self) -> None:
@@ -121,7 +127,11 @@ class Campaign:
         before = {entry["id"] for entry in self.checker.entries() if entry["status"] == "ready"}
         partial = {path.name[:-8] for path in (self.backup_dir / self.guest.uuid).glob("*.partial")}
         low = self._wrote() - _UNSEEN
-        child = run_child(params, self.report)
+        step = self._step(moment) if fault == "clock-back" else None
+        if step is not None:
+            self.words = words = words + f" clock {step.by:+.0f} s after {step.after:.2f} s"
+        self.refusal = "clock" if step is not None and step.by < -_MOST_AHEAD else ""
+        child = run_child(params, self.report, clock=step)
         try:
             self._happen(fault, child, moment)
         finally:
@@ -180,10 +190,15 @@ class Campaign:
             **more,
         )
 
+    def _step(self, moment: float) -> Step:
+        """Of the clock, back: before the run or in its middle, by little or by more than anybody waits for."""
+        by = self.random.choice([-2, -8, -15, -3600])
+        return Step(self.random.choice([0, moment]), by)
+
     # What happens
 
     def _happen(self, fault: str, child: Child, moment: float) -> None:
-        if fault in ("nothing", "scratch-full", "guest-off"):
+        if fault in ("nothing", "scratch-full", "guest-off", "clock-back"):
             self._await(child)
             return
         ended = child.wait(moment)
@@ -307,7 +322,8 @@ class Campaign:
         return f"{entry['error']['code']} in {entry['error']['phase']}: {message[:110]}"
 
     def _allow(self, fault: str, code: str, message: str) -> None:
-        if fault in ("nothing", "guest-off") or (code == "died" and not fault.startswith(("kill", "term"))):
+        undisturbed = fault in ("nothing", "guest-off", "clock-back") and code != self.refusal
+        if undisturbed or (code == "died" and not fault.startswith(("kill", "term"))):
             raise BrokenError(f"an undisturbed run failed with {code}: {message}")
 
     def _check(self, before: set[str], partial: set[str], finished: bool) -> None:

@@ -14,9 +14,11 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.vmforge.backup.plugins.module_utils import _model
 from ansible_collections.vmforge.backup.plugins.module_utils._backup import manage_backups
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Request
@@ -89,7 +91,32 @@ class Child:
         return _errors(self.report).read_text() if _errors(self.report).exists() else ""
 
 
-def run_child(params: dict[str, Any], report: Path) -> Child:
+@dataclass
+class Step:
+    """The host's clock is set.
+
+    Attributes:
+        after: Seconds until then.
+        by: Seconds; negative for back.
+    """
+
+    after: float
+    by: float
+
+    def take(self) -> None:
+        """From now on this process sees it so. The machine's own clock is everybody's."""
+        at, by = time.monotonic() + self.after, timedelta(seconds=self.by)
+
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> Any:
+                return datetime.now(tz) + (by if time.monotonic() >= at else timedelta())
+
+        # What ``utc_now`` asks.
+        vars(_model)["datetime"] = Clock
+
+
+def run_child(params: dict[str, Any], report: Path, *, clock: Step | None = None) -> Child:
     """Begin a call of ``vmforge_backup``."""
     report.unlink(missing_ok=True)
     sys.stdout.flush()
@@ -103,6 +130,8 @@ def run_child(params: dict[str, Any], report: Path) -> Child:
     try:
         os.setpgid(0, 0)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if clock is not None:
+            clock.take()
         os.dup2(os.open(_errors(report), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
         value = call(params)
         temporary = report.with_name(report.name + ".new")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -64,6 +65,8 @@ class Operator:
             "bitmap-destroyed": self._destroy_bitmap,
             "qemu-killed-before": self._kill,
             "checkpoint-defined": self._define_checkpoint,
+            "redefined": self._define_again,
+            "copied": self._copy_image,
         }[deed]()
         self._guest.wait_more(5)
 
@@ -137,6 +140,22 @@ class Operator:
         kept = sorted(self._backups.glob("*Z/checkpoint.xml"))
         if kept:
             self._guest.virsh("checkpoint-create", self._guest.name, str(kept[-1]), "--redefine")
+
+    def _define_again(self) -> None:
+        """Whatever libvirt remembers of the domain beside its definition is lost."""
+        xml = self._guest.directory / "again.xml"
+        xml.write_text(self._guest.virsh("dumpxml", self._guest.name, "--inactive", "--security-info"))
+        self._guest.virsh("undefine", self._guest.name, "--checkpoints-metadata")
+        self._guest.virsh("define", str(xml))
+
+    def _copy_image(self) -> None:
+        """What lies under the image's name is a copy of it, with all its bitmaps."""
+        self._stop()
+        path = Path(self._source(self._random.choice(["vda", "vdc"])))
+        copy = path.with_name(path.name + ".copy")
+        shutil.copyfile(path, copy)
+        copy.rename(path)
+        self._start()
 
     def _targets(self) -> list[str]:
         lines = self._guest.virsh("domblklist", self._guest.name).splitlines()

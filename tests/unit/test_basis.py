@@ -135,6 +135,30 @@ def test_reasons_for_one_disk(change: dict[str, Any], running: bool, reason: str
     assert alone.full_reason == basis.reasons[bad.target]
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "reason"),
+    [
+        ({"vda": "fd-1", "vdb": "fd-2"}, {"vda": "fd-1", "vdb": "fd-2"}, {}),
+        # Exchanged under their names: bitmaps, sizes and paths are as they were.
+        ({"vda": "fd-1", "vdb": "fd-2"}, {"vda": "fd-2", "vdb": "fd-1"}, {"vda", "vdb"}),
+        ({"vda": "fd-1", "vdb": "fd-2"}, {"vda": "fd-1", "vdb": "fe-2"}, {"vdb"}),
+        ({"vda": "fd-1", "vdb": "fd-2"}, {"vda": "fd-1", "vdb": None}, {"vdb"}),
+        # Devices, and what nobody has noted.
+        ({"vda": "fd-1"}, {"vda": "fd-1", "vdb": None}, {}),
+        ({}, {"vda": "fd-2", "vdb": "fd-1"}, {}),
+    ],
+)
+@pytest.mark.parametrize("running", [True, False])
+def test_each_disk_has_the_file_that_it_had(
+    then: dict[str, str], now: dict[str, str | None], reason: Any, running: bool
+) -> None:
+    parent = replace(PARENT, disks={"vda": RECORD, "vdb": RECORD}, files=then)
+    disks = [replace(DISK, target=target, image=replace(IMAGE, file=file)) for target, file in now.items()]
+    basis = choose(*disks, parent=parent, running=running)
+    assert set(basis.reasons) == set(reason)
+    assert all("another file lies in the place" in text for text in basis.reasons.values())
+
+
 @pytest.mark.parametrize("running", [True, False])
 def test_a_bitmap_in_two_layers_tells_only_half(running: bool) -> None:
     layered = replace(DISK, image=replace(IMAGE, buried=(CHECKPOINT,)))

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.vmforge.backup.plugins.module_utils._capture import Capture
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceError
 from ansible_collections.vmforge.backup.plugins.module_utils._model import Extent
 from ansible_collections.vmforge.backup.plugins.module_utils._open_disk import OpenDisk
+from ansible_collections.vmforge.backup.plugins.module_utils._pipeline import Stop
 
 DISK = Disk("vda", "file", "qcow2", "/i/vda")
 MIB, TIB = 1 << 20, 1 << 40
@@ -80,3 +82,35 @@ def test_only_changes() -> None:
     assert list(disk.zeros) == [Extent(3 * cluster, cluster), Extent(7 * cluster, cluster)]
     assert (disk.read_bytes, disk.backing) == (2 * cluster, "../20261122T151200Z/vda.qcow2")
     assert (whole.backing, list(whole.zeros)) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("watched", "told"),
+    [
+        (SourceError("the scratch files are full", code="scratch_full"), "scratch_full"),
+        (None, "job_lost"),
+    ],
+)
+def test_why_a_job_ended(watched: SourceError | None, told: str) -> None:
+    """Whoever reads notices first that it is gone; the watch that has ended it knows why."""
+    stop = Stop()
+
+    class Gone:
+        def allocated(self) -> tuple[int, list[Extent]]:
+            if watched is not None:
+                stop.fail(watched)
+            raise SourceError("the connection is closed")
+
+    class Source:
+        def __init__(self) -> None:
+            self.exports = {"vda": Gone()}
+
+        def confirm(self) -> None:
+            raise SourceError("the backup job was ended by someone else", code="job_lost")
+
+    capture, source = Capture.__new__(Capture), Source()
+    capture.disks, capture.stop = [DISK], stop
+    given: Any = source
+    with pytest.raises(SourceError) as caught:
+        capture._read(given)
+    assert caught.value.code == told

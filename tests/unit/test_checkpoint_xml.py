@@ -16,7 +16,9 @@ from ansible_collections.vmforge.backup.plugins.module_utils._checkpoint_xml imp
     checkpoint_xml,
     created_at,
     is_checkpoint_of,
+    noted_files,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError
 
 UUID, OTHER = "0f1c2d3e-0000-4000-8000-000000000001", "0f1c2d3f-0000-4000-8000-000000000001"
 NAME = "vmforge-20261122T151200Z-0f1c2d3e"
@@ -34,6 +36,23 @@ def test_one_that_is_there() -> None:
     created = created_at(NAME)
     assert created == datetime(2026, 11, 22, 15, 12, tzinfo=timezone.utc)
     assert ElementTree.fromstring(checkpoint_xml(NAME, [], created=created)).findtext("creationTime") == "1795360320"
+
+
+@pytest.mark.parametrize("files", [{}, {"vda": "fd01-2a"}, {"vda": "fd01-2a", "sdb": "0-ffffffffffffffff"}])
+def test_the_files_of_its_images(files: dict[str, str]) -> None:
+    xml = checkpoint_xml(NAME, files, files=files)
+    assert noted_files(xml) == files
+    assert (ElementTree.fromstring(xml).find("description") is None) == (not files)
+
+
+@pytest.mark.parametrize("text", ["a person's own words", "=", "vda=", ""])
+def test_a_description_that_tells_of_no_file(text: str) -> None:
+    assert noted_files(f"<domaincheckpoint><description>{text}</description></domaincheckpoint>") == {}
+
+
+def test_what_is_no_checkpoint() -> None:
+    with pytest.raises(FormatError, match="is no XML"):
+        noted_files("<domaincheckpoint>")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.vmforge.backup.plugins.module_utils._extents import (
     count_clusters,
+    edge_clusters,
     intersect,
     sample_clusters,
     subtract,
@@ -72,3 +73,10 @@ def test_a_sample_is_of_whole_clusters_that_are_there(chosen: frozenset[int], co
     assert numbers == sorted(set(numbers))
     assert set(numbers) <= clusters
     assert all(extent.length == min(CLUSTER, size - extent.offset) for extent in found)
+
+
+@given(SETS)
+def test_the_outermost_clusters(chosen: frozenset[int]) -> None:
+    whole = widen(extents(chosen), size=61 * STEP)
+    every = sample_clusters(whole, 61)
+    assert edge_clusters(whole) == (every if len(every) < 2 else [every[0], every[-1]])

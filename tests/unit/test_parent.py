@@ -6,17 +6,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from ansible_collections.vmforge.backup.plugins.module_utils._checkpoint_xml import checkpoint_xml
 from ansible_collections.vmforge.backup.plugins.module_utils._local import OFFSITE, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import manifest_sha256
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
-from ansible_collections.vmforge.backup.plugins.module_utils._parent import ParentChain, find_parent
+from ansible_collections.vmforge.backup.plugins.module_utils._parent import (
+    ParentChain,
+    ParentLostError,
+    find_parent,
+    refuse_lost,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import VERIFIED
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import StoredChain
 from tests.bed.lay import lay, manifest_of, note, shelf
 
 ID = "20261122T140000Z"
@@ -34,6 +42,9 @@ class Bucket:
 
     def is_place_of(self, noted: Mapping[str, Any]) -> bool:
         return bool(noted["bucket"] == self.name)
+
+    def complete(self) -> bool:
+        return self.name == "one"
 
 
 @pytest.fixture
@@ -86,3 +97,39 @@ def test_a_copy_in_s3_that_is_bad(directory: VmDirectory, level: str, is_bad: bo
     note(path, VERIFIED, manifest_sha256=digest, results=checks)
     assert isinstance(found(directory, "one"), str) is is_bad
     assert isinstance(found(directory, None), ParentChain)
+
+
+def test_the_files_that_were_its_images(directory: VmDirectory) -> None:
+    path = lay(directory, ID, checkpoint=CHECKPOINT)
+    files = {"vda": "fd01-2a"}
+    for text, noted in ((checkpoint_xml(CHECKPOINT, ["vda"], files=files), files), ("<", {}), ("\0", {})):
+        (path / "checkpoint.xml").write_text(text)
+        parent = found(directory, None)
+        assert isinstance(parent, ParentChain)
+        assert parent.facts.files == noted
+
+
+@pytest.mark.parametrize(
+    ("copies", "bucket", "is_lost"),
+    [
+        (("local", "s3"), "another", False),
+        (("s3",), "one", False),
+        (("s3",), "another", True),
+        # Without S3 nothing can be built on what lies there.
+        (("s3",), None, False),
+    ],
+)
+def test_a_parent_is_looked_at_again(
+    directory: VmDirectory, copies: tuple[str, ...], bucket: str | None, is_lost: bool
+) -> None:
+    lay(directory, ID, checkpoint=CHECKPOINT)
+    parent = found(directory, None)
+    assert isinstance(parent, ParentChain)
+    there: Any = tuple(SimpleNamespace(name=name) for name in copies)
+    chain = StoredChain((replace(parent.chain.head, copies=there),))
+    offsite = cast(OffsiteVm, Bucket(bucket)) if bucket is not None else None
+    if is_lost:
+        with pytest.raises(ParentLostError, match=f"Backup {ID}, on which this one builds, was deleted in S3"):
+            refuse_lost(chain, offsite)
+    else:
+        refuse_lost(chain, offsite)

@@ -80,6 +80,7 @@ class Shelf:
             ),
             tool={"collection": "1"},
             parent=None if parent is None else {"id": parent, "manifest_sha256": self.checksum(parent)},
+            checkpoint=more.get("checkpoint"),
         )
         (place / "manifest.json").write_bytes(manifest.encode())
         return backup_id

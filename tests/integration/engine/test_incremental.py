@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -164,7 +165,14 @@ def test_a_guest_that_is_off(engine: Engine, guest: Guest, take: Take) -> None:
         off = take("incremental")
         assert (off["parent"], off["consistency"]) == (running["id"], "offline")
         assert manifest_of(off)["checkpoint"] is None
+        assert types(off)["vdc"] == "incremental"
     assert bitmaps(guest) == [kept]
+    # A copy that took the image's place has its bitmaps, as has the image of another disk.
+    image, copy = guest.directory / "vdc.qcow2", guest.directory / "copy"
+    shutil.copyfile(image, copy)
+    copy.rename(image)
+    off = take("incremental", "vdc: another file lies in the place of the one that was its image")
+    assert types(off) == {"vda": "incremental", "vdb": "full", "vdc": "full"}
     again(guest)
     # A tree: the checkpoint is still that of the last running backup.
     assert take("incremental")["parent"] == running["id"]
@@ -354,6 +362,29 @@ def test_parents_in_s3_only(engine: Engine, guest: Guest, take: Take, server: S3
         assert records.verify(images, records.Geometry.of(guest)) > 0
     # Without S3 nobody can look at the parent.
     take("full", f"its ancestor {entry['id']} is missing")
+
+
+@pytest.mark.exhaustive
+def test_a_parent_that_is_deleted_in_s3_meanwhile(
+    engine: Engine, guest: Guest, take: Take, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prune in the bucket knows no lock of the node."""
+    s3 = {"offsite": "s3", "delete_local_after_upload": True, **server.params(s3_prefix=f"i/{uuid.uuid4().hex[:8]}")}
+    parent = take(type="full", **s3)
+    stream = Capture._stream
+
+    def delete_meanwhile(capture: Capture, opened: Sequence[OpenDisk]) -> None:
+        stream(capture, opened)
+        with contextlib.closing(server.client()) as client:
+            client.delete_object(Bucket=server.bucket, Key=f"{parent['s3_key']}/manifest.json")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Capture, "_stream", delete_meanwhile)
+        entry = take("full", f"backup {parent['id']}, which has the last checkpoint, cannot be built on", **s3)
+    text = f"Backup {parent['id']}, on which this one builds, was deleted in S3 meanwhile."
+    assert any(text in told for told in entry["warnings"])
+    assert engine.failures(guest) == []
+    assert take("incremental", **s3)["parent"] == entry["id"]
 
 
 def test_the_id_of_a_chain(guest: Guest) -> None:

@@ -608,6 +608,29 @@ class TestKeysThatOnlyTheMasterHas:
         assert [entry["vm"]["node"] for entry in master.bucket() if entry["id"] == ids[7]] == ["node2"]
         assert [item["id"] for item in first.values["gone"]] == ([ids[7]] if begun else [])
 
+    def test_what_the_next_backup_may_build_on_stays(self, tmp_path: Path, server: S3Server) -> None:
+        """It may be under way, and no lock of a node reaches the bucket."""
+        master, node = self.shelves(tmp_path, server)
+        today = NOW.replace(hour=0, minute=5, second=0, microsecond=0)
+        moments = [today - timedelta(days=day) for day in range(9, -1, -1)]
+        full = node.lay(moments[0])
+        base = node.lay(moments[1], parent=full, checkpoint="vmforge-1")
+        # Since then the machine is off.
+        ids = [node.lay(moment) for moment in moments[2:]]
+        node.upload(full, base, *ids, **master.s3)
+        listings, bucket = [{"node": node.node, "backups": node.listing()}], master.bucket()
+        for check_mode in (True, False):
+            outcome = master.prune(scope="s3", listings=listings, bucket=bucket, check_mode=check_mode)
+            word = "planned" if check_mode else "deleted"
+            wanted = {**dict.fromkeys(ids, "kept"), ids[0]: word, base: "waiting", full: "waiting"}
+            assert results(outcome) == wanted
+            assert "may build on it" in str(outcome.values["vms"][0]["backups"])
+        assert {entry["id"] for entry in master.bucket()} == {full, base, *ids[1:]}
+        newer = node.lay(today + timedelta(minutes=1), checkpoint="vmforge-2")
+        node.upload(newer, **master.s3)
+        self.everywhere(master, node)
+        assert {entry["id"] for entry in master.bucket()} == {newer, *ids[1:-1]}
+
     def test_the_master_asks_for_a_word_of_its_own(self, tmp_path: Path, server: S3Server) -> None:
         master, node = self.shelves(tmp_path, server)
         ids = node.days(16)
