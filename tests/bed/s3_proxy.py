@@ -54,6 +54,11 @@ class Proxy:
         with self._lock:
             self.cut_after = None
 
+    @property
+    def sent(self) -> int:
+        """Bytes that clients have sent, over all connections."""
+        return self._sent
+
     def hold(self) -> None:
         """Hand nothing on that clients send from now on; ``held`` is set as soon as there is something."""
         self.held.clear()
