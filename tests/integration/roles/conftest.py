@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -68,6 +69,10 @@ def hypervisor() -> Iterator[Hypervisor]:
             disks += [Disk(place / "web-b.qcow2", target="vdb", size=24 * MIB)]
             disks += [Disk(None, target="sda", device="cdrom", bus="sata")]
             web = Guest("web", place, disks, agent=True, fs="vda", base=16, pause=500_000, run=libvirt.run)
+            # Something to read: what does not compress takes a while over a slow line.
+            (place / "noise").write_bytes(os.urandom(2 * MIB))
+            subprocess.run(["qemu-img", "convert", "-O", "qcow2", place / "noise", place / "db.qcow2"], check=True)
+            subprocess.run(["qemu-img", "resize", "-q", place / "db.qcow2", "24M"], check=True)
             db = Guest("db", place, [Disk(place / "db.qcow2", size=24 * MIB)], run=libvirt.run)
             with web:
                 web.wait_more(2)

@@ -7,20 +7,35 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.bed.s3 import S3Server
+from tests.bed.s3_proxy import Proxy, cutting_proxy
 from tests.integration.roles.conftest import Hypervisor, Play, Storage, nodes
+
+# Two MiB then take three seconds.
+_SLOW = 0.1
+_PROGRESS = r"^\S+  {}  \d+ %  [\d.]+ of [\d.]+ [KMG]iB"
 
 
 @pytest.fixture
-def offsite(bucket: S3Server, storage: Storage) -> dict[str, Any]:
-    """The variables of a bucket."""
+def line(bucket: S3Server) -> Iterator[Proxy]:
+    """What leads to the bucket."""
+    with cutting_proxy(int(bucket.endpoint.rpartition(":")[2])) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def offsite(bucket: S3Server, line: Proxy, storage: Storage) -> dict[str, Any]:
+    """The variables of a bucket. Lines of progress come as soon as something takes longer than a second."""
     return {
-        "vmforge_backup_s3_endpoint": bucket.endpoint,
+        "vmforge_backup_progress_interval": 1,
+        "vmforge_backup_s3_endpoint": f"http://127.0.0.1:{line.port}",
         "vmforge_backup_s3_bucket": bucket.bucket,
         "vmforge_backup_s3_access_key": bucket.access_key,
         "vmforge_backup_s3_secret_key": bucket.secret_key,
@@ -29,13 +44,16 @@ def offsite(bucket: S3Server, storage: Storage) -> dict[str, Any]:
 
 
 def test_a_damage_is_found_named_mended_and_remembered(
-    play_newest: Play, hypervisor: Hypervisor, storage: Storage, offsite: dict[str, Any]
+    play_newest: Play, hypervisor: Hypervisor, storage: Storage, offsite: dict[str, Any], line: Proxy
 ) -> None:
     db = hypervisor.db
     made = play_newest("backup.yml", vm=db.name, inventory=nodes("good"), vmforge_backup_offsite="s3", **offsite)
     assert made.code == 0, made.text
+    line.pause = _SLOW
     run = play_newest("verify.yml", inventory=nodes("good"), **offsite)
+    line.pause = 0
     assert run.code == 0, run.text
+    assert re.search(_PROGRESS.format("verifying"), run.text, re.MULTILINE), run.text
     [row] = run.stats["vmforge_backup_verify_report"]["rows"]
     assert (row["vm_name"], row["node_name"], row["result"]) == (db.name, "good", "good")
     assert row["copies"] == ["local", "s3"]
@@ -56,7 +74,7 @@ def test_a_damage_is_found_named_mended_and_remembered(
 
 
 def test_a_machine_from_the_bucket_alone(
-    play_newest: Play, hypervisor: Hypervisor, storage: Storage, offsite: dict[str, Any]
+    play_newest: Play, hypervisor: Hypervisor, storage: Storage, offsite: dict[str, Any], line: Proxy
 ) -> None:
     db, name = hypervisor.db, f"{hypervisor.db.name}-copy"
     options = {"vm": db.name, "to": name, "vmforge_backup_restore_storage": str(storage.place)}
@@ -76,8 +94,11 @@ def test_a_machine_from_the_bucket_alone(
         assert planned.code == 0, planned.text
         assert f"<name>{name}</name>" in planned.text
         assert not list(storage.place.glob("*.qcow2"))
+        line.pause = _SLOW
         run = play_newest("restore.yml", inventory=nodes("a", "b"), **options, **lost)
+        line.pause = 0
         assert run.code == 0, run.text
+        assert re.search(_PROGRESS.format(r"\w+ vda"), run.text, re.MULTILINE), run.text
         report = run.stats["vmforge_backup_restore_report"]
         assert (report["vm"], report["result"], report["mode"]) == (name, "restored", "new")
         assert report["sources"] == {"vda": "s3"}

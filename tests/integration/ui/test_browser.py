@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -15,11 +16,13 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.bed.guest import CONNECT, run
-from tests.integration.ui.conftest import PASSWORD, Bed
+from tests.bed.panel import MAIL, WEB
+from tests.integration.ui.conftest import NAME, PASSWORD, Bed
 
 TRICK = '<img src=x onerror="document.title=1">'
 TRICK_UUID = "11111111-2222-3333-4444-555555555555"
 _SECONDS = 90_000
+_NOW = time.time()
 _SEND = """async ([path, token]) => {
     const answer = await fetch(path, {method: "POST", body: new URLSearchParams({csrf_token: token})});
     return answer.status;
@@ -104,7 +107,7 @@ def test_a_code_opens_the_door_and_signing_out_closes_it(page: Page, bed: Bed) -
 def test_the_list_and_the_search(page: Page, bed: Bed) -> None:
     bed.server.sql(f"INSERT INTO vm_instances (uuid, node_id, name, type) VALUES ('{TRICK_UUID}', 2, '{TRICK}', 'kvm')")
     sign_in(page, bed, "op@example.com")
-    row = page.get_by_role("row", name=re.compile(bed.guest.name))
+    row = page.get_by_role("row", name=re.compile(NAME))
     expect(row).to_contain_text("node1")
     expect(row).to_contain_text("never")
     # Such a name is text, there and on a page of its own.
@@ -155,7 +158,11 @@ def test_a_hold_protects(page: Page, bed: Bed) -> None:
 
 def test_a_reader_looks_and_does_not_act(browser: Browser, page: Page, bed: Bed) -> None:
     with browser.new_context(
-        ignore_https_errors=True, color_scheme="dark", viewport={"width": 390, "height": 844}
+        ignore_https_errors=True,
+        color_scheme="dark",
+        viewport={"width": 390, "height": 844},
+        # Who asks is what nginx sees.
+        extra_http_headers={"X-Forwarded-For": "192.0.2.1"},
     ) as one:
         mine = one.new_page()
         sign_in(mine, bed, "reader@example.com")
@@ -204,7 +211,7 @@ def test_a_policy_shows_what_it_would_do(page: Page, bed: Bed) -> None:
     page.get_by_label("Weeks").press_sequentially("0")
     page.get_by_label("Months").press_sequentially("0")
     preview = page.locator("#preview")
-    expect(preview).to_contain_text("would keep 3")
+    expect(preview).to_contain_text("would keep 4")
     expect(preview).to_contain_text("More would go:")
     expect(preview).to_contain_text("no rule keeps it")
     keep(page, "policy")
@@ -244,17 +251,48 @@ def test_keys_alone_are_enough(page: Page, bed: Bed) -> None:
 
 
 def _age(bed: Bed, days: int) -> None:
-    """Rows of older backups, as other nodes would have recorded them."""
-    uuid, name, now = bed.guest.uuid, bed.guest.name, time.time()
+    """Rows of older backups, as nodes would have recorded them: of the guest in chains of four, of others many gone."""
+    rows = []
     for day in range(1, days):
-        at = time.gmtime(now - day * 86400)
-        backup_id, instant = time.strftime("%Y%m%dT%H%M%SZ", at), time.strftime("%Y-%m-%dT%H:%M:%SZ", at)
-        storage = ("hybrid", "local")[day % 2]
-        bed.server.sql(
-            "SET time_zone = '+00:00'",
-            "INSERT INTO backups (vm_uuid, created_at, type, size_bytes, checksum_sha256, storage, path, s3_key, meta, "
-            f"status) VALUES ('{uuid}', '{instant[:10]} {instant[11:19]}', 'full', {(900 + day) << 20}, "
-            f"REPEAT('a', 64), '{storage}', '/srv/{uuid}/{backup_id}', NULL, '{{\"node\": \"node2\", \"id\": "
-            f'"{backup_id}", "vm_name": "{name}", "instant": "{instant}", "state": "ready", "consistency": "quiesced", '
-            f'"copies": ["local"]}}\', \'ready\')',
-        )
+        parent = None if day % 4 == 3 else _id(day + 1)
+        rows.append(_row(bed.guest.uuid, day, (900 if parent is None else 40) << 20, parent=parent))
+    for day in range(90):
+        gone = day - 7 if day > 7 and day % 7 else None
+        rows.append(_row(WEB, day, 1500 << 20, gone=gone))
+        rows.append(_row(MAIL, day, 700 << 20, gone=gone, storage="local"))
+    bed.server.sql(
+        "SET time_zone = '+00:00'",
+        "INSERT INTO backups (vm_uuid, created_at, type, size_bytes, checksum_sha256, storage, path, meta, status) "
+        f"VALUES {', '.join(rows)}",
+    )
+
+
+def _id(day: int) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(_NOW - day * 86400))
+
+
+def _row(
+    uuid: str, day: int, size: int, *, parent: str | None = None, gone: int | None = None, storage: str = "hybrid"
+) -> str:
+    instant = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(_NOW - day * 86400))
+    copies = ["local", "s3"] if storage == "hybrid" else ["local"]
+    results = [{"copy": copy, "ok": True, "at": instant} for copy in copies]
+    meta = {
+        # Not one that is asked what it has.
+        "node": "node2",
+        "id": _id(day),
+        "vm_name": "any",
+        "instant": instant,
+        "state": "ready",
+        "consistency": "quiesced",
+        "copies": copies,
+        "parent": {"id": parent, "manifest_sha256": "a" * 64} if parent else None,
+        "verified": {"manifest_sha256": "a" * 64, "results": results} if day else None,
+    }
+    if gone is not None:
+        meta["deleted_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(_NOW - gone * 86400))
+    kind, status = "incremental" if parent else "full", "ready" if gone is None else "deleted"
+    return (
+        f"('{uuid}', '{instant[:10]} {instant[11:19]}', '{kind}', {size}, REPEAT('a', 64), '{storage}', "
+        f"'/srv/{uuid}/{_id(day)}', '{json.dumps(meta)}', '{status}')"
+    )
