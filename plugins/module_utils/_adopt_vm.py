@@ -43,7 +43,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._manifest import (
     manifest_sha256,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, format_time, utc_now
-from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteBackup, OffsiteVm, finish_offsite
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteBackup, OffsiteVm
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite_upload import finish_offsite
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import ObjectInfo
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import Interrupted

@@ -17,6 +17,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import Form
 _TARGET = re.compile(r"[a-z]{2,4}[0-9]*[a-z]*\Z")
 # What QEMU can export of a disk of this <disk type=…>; the others have no block layer that a backup could use.
 _STOPPED_TYPES = ("file", "block", "volume")
+_AGENT = "devices/channel/target[@name='org.qemu.guest_agent.0']"
 _RUNNING_TYPES = (*_STOPPED_TYPES, "network", "nvme")
 
 
@@ -81,15 +82,19 @@ def parse_domain(xml: str) -> DomainSpec:
     except ElementTree.ParseError as error:
         raise FormatError(f"libvirt's domain XML cannot be read: {error}.") from error
     nvram = root.find("os/nvram")
-    channel = "devices/channel/target[@name='org.qemu.guest_agent.0']"
     return DomainSpec(
         name=root.findtext("name", ""),
         uuid=root.findtext("uuid", "").lower(),
         disks=tuple(_parse_disk(node) for node in root.findall("devices/disk")),
         nvram=_nvram_path(nvram),
         tpm=root.find("devices/tpm/backend[@type='emulator']") is not None,
-        agent=root.find(channel) is not None,
+        agent=root.find(_AGENT) is not None,
     )
+
+
+def is_agent_connected(xml: str) -> bool:
+    """Whether libvirt says in a running domain's definition that the guest agent holds its channel open."""
+    return ElementTree.fromstring(xml).find(f"{_AGENT}[@state='connected']") is not None
 
 
 def _nvram_path(node: ElementTree.Element | None) -> str | None:

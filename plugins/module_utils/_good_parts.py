@@ -19,7 +19,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._copies import (
 from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import aligned_buffer
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Error, StorageError
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_files import in_parallel
+from ansible_collections.vmforge.backup.plugins.module_utils._parallel import in_parallel
 
 
 class _Buffers(threading.local):

@@ -18,7 +18,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._basis import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk, DomainSpec
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, InputError
-from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import BlockInfo, Domain
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt_values import BlockInfo
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import decode_manifest
 from ansible_collections.vmforge.backup.plugins.module_utils._model import utc_now

@@ -41,7 +41,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._local import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest, decode_manifest, manifest_sha256
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, format_time, utc_now
-from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, drop_disks
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite_upload import drop_disks
 from ansible_collections.vmforge.backup.plugins.module_utils._pull import end_job
 from ansible_collections.vmforge.backup.plugins.module_utils._source import DISK_SOCKETS, PARENT_SOCKETS, RUN_DIRECTORY
 from ansible_collections.vmforge.backup.plugins.module_utils._stale_bitmaps import StaleBitmaps

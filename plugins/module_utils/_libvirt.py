@@ -1,25 +1,34 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The hypervisor: domains, their state, and libvirt's backup job. The only file that imports libvirt's errors."""
+"""The hypervisor: domains, their state, and libvirt's backup job, over a connection that outlives libvirtd."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any, Callable, TypeVar
-from xml.etree import ElementTree
 
-from ansible_collections.vmforge.backup.plugins.module_utils._backup_xml import job_socket
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import libvirt, need
-from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk, DomainSpec, parse_domain
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
-    BusyError,
-    HypervisorError,
-    InputError,
-    NotFoundError,
+from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import (
+    Disk,
+    DomainSpec,
+    is_agent_connected,
+    parse_domain,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import HypervisorError, InputError, NotFoundError
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt_errors import (
+    ignore_message,
+    is_disconnect,
+    translate,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt_job import abort_job, socket_of_job
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt_values import (
+    BlockInfo,
+    DomainState,
+    domain_state,
+    version_text,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid
 
@@ -32,24 +41,6 @@ _MIN_LIBVIRT = 6_000_000
 _ABORT_SECONDS, _ABORT_AGAIN_SECONDS = 120.0, 2.0
 _THAW_SECONDS = 30
 _RECONNECT_SECONDS, _RECONNECT_PAUSE = 30.0, 0.5
-_AGENT_CHANNEL = ".//channel/target[@name='org.qemu.guest_agent.0'][@state='connected']"
-
-
-@dataclass(frozen=True)
-class DomainState:
-    """``state`` is one of libvirt's words; ``io_error`` marks a pause that QEMU made because a write failed."""
-
-    state: str
-    active: bool
-    io_error: bool
-
-
-@dataclass(frozen=True)
-class BlockInfo:
-    """Bytes: what the guest sees, and what is allocated on the host (0 where libvirt cannot tell)."""
-
-    capacity: int
-    allocation: int
 
 
 class Hypervisor:
@@ -68,7 +59,7 @@ class Hypervisor:
         self._connection: Any = None
         self._reached = False
         # libvirt prints every error to stderr by itself; ours say more.
-        libvirt.registerErrorHandler(_ignore_message, None)
+        libvirt.registerErrorHandler(ignore_message, None)
 
     def connection(self) -> Any:
         """The live connection.
@@ -109,8 +100,8 @@ class Hypervisor:
             try:
                 return work(self.connection())
             except libvirt.libvirtError as error:
-                if not _is_disconnect(error) or time.monotonic() > deadline:
-                    raise _translate(what, error) from error
+                if not is_disconnect(error) or time.monotonic() > deadline:
+                    raise translate(what, error) from error
             except HypervisorError:
                 # Never reached at all: an error. Away after it was there: being restarted.
                 if not self._reached or time.monotonic() > deadline:
@@ -122,7 +113,7 @@ class Hypervisor:
         """The versions of ``libvirt`` and ``qemu``, as text."""
         library = self.call("asking for libvirt's version", lambda c: c.getLibVersion())
         qemu = self.call("asking for QEMU's version", lambda c: c.getVersion())
-        return {"libvirt": _version(library), "qemu": _version(qemu)}
+        return {"libvirt": version_text(library), "qemu": version_text(qemu)}
 
     def check_backup_support(self) -> None:
         """Raise ``HypervisorError`` when this libvirt cannot make pull backups."""
@@ -132,7 +123,7 @@ class Hypervisor:
         version = self.call("asking for libvirt's version", lambda c: c.getLibVersion())
         if version < _MIN_LIBVIRT or not hasattr(libvirt.virDomain, "backupBegin"):
             raise HypervisorError(
-                f"libvirt {_version(version)} on this host cannot back up running domains: 6.0 or newer is needed.",
+                f"libvirt {version_text(version)} on this host cannot back up running domains: 6.0 or newer is needed.",
                 code="no_backup_support",
             )
 
@@ -159,11 +150,9 @@ class Hypervisor:
                 code="ambiguous",
             )
         if not found:
+            names = ", ".join(domain.name for domain in everything) or "none"
             raise NotFoundError(
-                f"Domain {name_or_uuid!r} was not found on {self.uri}. Defined here: "
-                + (", ".join(domain.name for domain in everything) or "none")
-                + ".",
-                code="vm_not_found",
+                f"Domain {name_or_uuid!r} was not found on {self.uri}. Defined here: {names}.", code="vm_not_found"
             )
         return found[0]
 
@@ -198,19 +187,7 @@ class Domain:
     def state(self) -> DomainState:
         """What it is doing now."""
         (state, reason), active = self.call("asking for the state of", lambda d: (d.state(), bool(d.isActive())))
-        names: Mapping[int, str] = {
-            libvirt.VIR_DOMAIN_RUNNING: "running",
-            libvirt.VIR_DOMAIN_BLOCKED: "blocked",
-            libvirt.VIR_DOMAIN_PAUSED: "paused",
-            libvirt.VIR_DOMAIN_SHUTDOWN: "shutdown",
-            libvirt.VIR_DOMAIN_SHUTOFF: "shutoff",
-            libvirt.VIR_DOMAIN_CRASHED: "crashed",
-            libvirt.VIR_DOMAIN_PMSUSPENDED: "pmsuspended",
-        }
-        word = names.get(state, "unknown")
-        io_error = state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR
-        # Not from the word: a crashed one whose QEMU was preserved still has its disks open.
-        return DomainState(state=word, active=active, io_error=io_error)
+        return domain_state(state, reason, active=active)
 
     def xml(self, *, inactive: bool) -> str:
         """The definition, without secrets: libvirt leaves passwords out unless asked for them."""
@@ -246,7 +223,7 @@ class Domain:
 
     def agent_connected(self) -> bool:
         """Whether a guest agent holds its channel open."""
-        return ElementTree.fromstring(self.xml(inactive=False)).find(_AGENT_CHANNEL) is not None
+        return is_agent_connected(self.xml(inactive=False))
 
     def freeze(self, *, timeout: int) -> int:
         """Freeze the guest's filesystems; the number frozen. The agent has ``timeout`` seconds to answer."""
@@ -279,20 +256,7 @@ class Domain:
 
     def backup_socket(self) -> str | None:
         """The NBD socket of the backup job that runs, ``""`` for a job without one, None when no job runs."""
-
-        def ask(handle: Any) -> str | None:
-            try:
-                return job_socket(handle.backupGetXMLDesc(0)) or ""
-            except libvirt.libvirtError as error:
-                if error.get_error_code() in (
-                    libvirt.VIR_ERR_NO_DOMAIN_BACKUP,
-                    libvirt.VIR_ERR_OPERATION_INVALID,
-                    libvirt.VIR_ERR_NO_DOMAIN,
-                ):
-                    return None
-                raise
-
-        return self.call("asking for the backup job of", ask)
+        return self.call("asking for the backup job of", socket_of_job)
 
     def abort_backup(self) -> None:
         """End the backup job and wait until it is gone; a domain without one is fine.
@@ -307,7 +271,7 @@ class Domain:
         while job is not None and self.backup_socket() == job:
             if time.monotonic() >= ask_again:
                 # More than once: a libvirtd that dies right behind its answer forgets what it was asked for.
-                self._ask_abort()
+                self.call("aborting the backup of", abort_job)
                 ask_again = time.monotonic() + _ABORT_AGAIN_SECONDS
             if time.monotonic() > deadline:
                 raise HypervisorError(
@@ -316,49 +280,6 @@ class Domain:
                 )
             time.sleep(0.02)
 
-    def _ask_abort(self) -> None:
-        def ask(handle: Any) -> None:
-            try:
-                handle.abortJob()
-            except libvirt.libvirtError as error:
-                # It ended by itself between the question and the request, or its QEMU went away.
-                if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
-                    raise
-
-        self.call("aborting the backup of", ask)
-
     def resume(self) -> None:
         """Let a paused domain run on."""
         self.call("resuming", lambda d: d.resume())
-
-
-def _ignore_message(_context: Any, _error: Any) -> None:
-    """libvirt's error callback; the error is raised as an exception as well."""
-
-
-def _is_disconnect(error: Any) -> bool:
-    if error.get_error_domain() == libvirt.VIR_FROM_RPC:
-        return True
-    return error.get_error_code() in (libvirt.VIR_ERR_INVALID_CONN, libvirt.VIR_ERR_NO_CONNECT)
-
-
-def _translate(what: str, error: Any) -> HypervisorError | BusyError | NotFoundError:
-    message = f"{what[0].upper()}{what[1:]} failed: {error.get_error_message()}."
-    code = error.get_error_code()
-    if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
-        return BusyError(f"{message} Another job is running on it; try again when that has ended.", code="domain_busy")
-    if code == libvirt.VIR_ERR_NO_DOMAIN:
-        return NotFoundError(message, code="vm_not_found")
-    if code == libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT:
-        return NotFoundError(message, code="checkpoint_not_found")
-    if code in (libvirt.VIR_ERR_OPERATION_UNSUPPORTED, libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_CONFIG_UNSUPPORTED):
-        return HypervisorError(message, code="unsupported")
-    if code in (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED):
-        return HypervisorError(message, code="agent_silent")
-    if code == libvirt.VIR_ERR_CHECKPOINT_INCONSISTENT:
-        return HypervisorError(message, code="bitmap_lost")
-    return HypervisorError(message)
-
-
-def _version(number: int) -> str:
-    return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"

@@ -29,7 +29,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._local import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, format_time, utc_now
-from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, finish_offsite
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite_upload import finish_offsite
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._parent import ParentLostError, refuse_lost
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress

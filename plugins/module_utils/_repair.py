@@ -29,7 +29,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._files import (
 from ansible_collections.vmforge.backup.plugins.module_utils._good_parts import GoodParts, part_place
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_files import in_parallel
+from ansible_collections.vmforge.backup.plugins.module_utils._parallel import in_parallel
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup
 
 

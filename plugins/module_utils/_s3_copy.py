@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Error
+from ansible_collections.vmforge.backup.plugins.module_utils._parallel import in_parallel
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_client import botocore_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import check_key
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import CORRUPT, translate
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_files import in_parallel
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_multipart import MAX_PARTS
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import ObjectInfo, StoredObject
 

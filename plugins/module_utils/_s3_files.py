@@ -9,9 +9,7 @@ import hashlib
 import os
 import stat
 import tempfile
-import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import botocore
@@ -22,6 +20,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     StorageError,
     VMForgeError,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._parallel import in_parallel
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import CORRUPT
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_multipart import MAX_PARTS, MIN_PART_SIZE
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import ObjectInfo, StoredObject
@@ -170,48 +169,6 @@ def _upload_parts(
     except BaseException:
         upload.abort()
         raise
-
-
-def in_parallel(
-    count: int,
-    parallel: int,
-    size: int,
-    work: Callable[[int, bytearray], None],
-    on_error: Callable[[], None] | None = None,
-) -> None:
-    """Call ``work(number, buffer)`` for 1 to ``count`` in threads; the first error, also one here, ends all of them.
-
-    Args:
-        count: How many calls.
-        parallel: How many at once at most.
-        size: Bytes of the buffer that each thread has.
-        work: What to call.
-        on_error: Called before waiting for the threads to end, to make them end soon.
-    """
-    numbers = iter(range(1, count + 1))
-    lock = threading.Lock()
-    failed = threading.Event()
-
-    def worker() -> None:
-        buffer = bytearray(size)
-        while not failed.is_set():
-            with lock:
-                number = next(numbers, None)
-            if number is None:
-                return
-            work(number, buffer)
-
-    threads = max(1, min(parallel, count))
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        running: list[Future[None]] = [pool.submit(worker) for _thread in range(threads)]
-        try:
-            for future in as_completed(running):
-                future.result()
-        except BaseException:
-            failed.set()
-            if on_error is not None:
-                on_error()
-            raise
 
 
 def download_file(

@@ -26,7 +26,12 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import (
     is_unsupported,
     translate,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import NO_VERSION, ObjectInfo, Unfinished
+from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import (
+    NO_VERSION,
+    ObjectInfo,
+    Unfinished,
+    listed,
+)
 
 _DOWNLOAD_TRIES = 4
 
@@ -128,7 +133,7 @@ class S3Reader:
             S3Error: The listing is not complete.
         """
         pages = self._pages("list_objects_v2", "list", Prefix=prefix)
-        return [_listed(entry) for page in pages for entry in page.get("Contents", [])]
+        return [listed(entry) for page in pages for entry in page.get("Contents", [])]
 
     def list_level(self, prefix: str) -> tuple[Sequence[ObjectInfo], Sequence[str]]:
         """List the next level below a prefix: the objects right there, and the directories, such as ``a/b/``.
@@ -142,7 +147,7 @@ class S3Reader:
         base = f"{prefix.rstrip('/')}/" if prefix else ""
         objects, directories = [], []
         for page in self._pages("list_objects_v2", "list", Prefix=base, Delimiter="/"):
-            objects += [_listed(entry) for entry in page.get("Contents", [])]
+            objects += [listed(entry) for entry in page.get("Contents", [])]
             directories += [entry["Prefix"] for entry in page.get("CommonPrefixes", [])]
         return objects, directories
 
@@ -289,13 +294,3 @@ class S3Reader:
         except botocore_errors() as better:
             return error if is_denied(better) and is_denied(error) else better
         return error
-
-
-def _listed(entry: Mapping[str, Any]) -> ObjectInfo:
-    return ObjectInfo(
-        key=entry["Key"],
-        size=entry["Size"],
-        etag=entry.get("ETag", "").strip('"'),
-        last_modified=entry["LastModified"],
-        storage_class=entry.get("StorageClass"),
-    )

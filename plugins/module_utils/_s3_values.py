@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 # A version id that stands for "none": how S3 names an object written without versioning.
 NO_VERSION = "null"
@@ -55,6 +56,17 @@ class ObjectInfo:
     def sha256(self) -> str | None:
         """The content's SHA-256 in hexadecimal, as its uploader recorded it."""
         return self.metadata.get("sha256")
+
+
+def listed(entry: Mapping[str, Any]) -> ObjectInfo:
+    """An object as a listing tells of it."""
+    return ObjectInfo(
+        key=entry["Key"],
+        size=entry["Size"],
+        etag=entry.get("ETag", "").strip('"'),
+        last_modified=entry["LastModified"],
+        storage_class=entry.get("StorageClass"),
+    )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._manifest import (
     manifest_sha256,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._model import MAX_CLOCK_AHEAD, parse_time
-from ansible_collections.vmforge.backup.plugins.module_utils._offsite import is_pending
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite_upload import is_pending
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import VERIFIED
 from ansible_collections.vmforge.backup.plugins.module_utils._verified import bad_copies

@@ -15,13 +15,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     NotFoundError,
     VMForgeError,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import (
-    DEFAULT_URI,
-    BlockInfo,
-    Domain,
-    DomainState,
-    Hypervisor,
-)
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import DEFAULT_URI, Domain, Hypervisor
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt_values import BlockInfo, DomainState
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
 from ansible_collections.vmforge.backup.plugins.module_utils._options import checked_names
 

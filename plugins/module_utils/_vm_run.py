@@ -22,7 +22,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Dom
 from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory, VmDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._new_backup import NewBackup
-from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, is_passing, upload_backup
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, is_passing
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite_upload import upload_backup
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._result import VmResult
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store

@@ -17,7 +17,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     NotFoundError,
     VMForgeError,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import BlockInfo, DomainState
+from ansible_collections.vmforge.backup.plugins.module_utils._libvirt_values import BlockInfo, DomainState
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Request
 from ansible_collections.vmforge.backup.plugins.module_utils._vm_info import list_vms
 

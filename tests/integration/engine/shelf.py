@@ -22,8 +22,9 @@ from ansible_collections.vmforge.backup.plugins.module_utils._manifest import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, format_id, format_time
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
-from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, upload_backup
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite_listing import OffsiteListing
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite_upload import upload_backup
 from ansible_collections.vmforge.backup.plugins.module_utils._policy import Policy
 from ansible_collections.vmforge.backup.plugins.module_utils._prune import prune_backups
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_options import PRUNE_ARGUMENTS

@@ -17,7 +17,8 @@ import pytest
 
 from ansible_collections.vmforge.backup.plugins.module_utils._copies import DamagedError, LocalCopy
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceError
-from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, upload_backup
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite_upload import upload_backup
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup, open_backup

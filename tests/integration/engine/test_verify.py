@@ -21,7 +21,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Er
 from ansible_collections.vmforge.backup.plugins.module_utils._local import OFFSITE
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Manifest
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
-from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm, drop_disks, upload_backup
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
+from ansible_collections.vmforge.backup.plugins.module_utils._offsite_upload import drop_disks, upload_backup
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._verify import verify_backups
