@@ -344,7 +344,7 @@ def told(result: str, *backups: tuple[str, str, str], code: str | None = None) -
     return {"vms": [{"vm": vm, "result": result, **more}], "reaped": []}
 
 
-def test_fault_8_the_report_counts_what_really_went() -> None:
+def test_the_report_counts_what_really_went() -> None:
     request = prune_request({"n1": answer(entry()), "n2": answer(entry(2, node="n2"))})
     done = {
         "n1": told("pruned", ("1", "n1", "deleted"), ("2", "n2", "elsewhere"), ("3", "n2", "elsewhere")),

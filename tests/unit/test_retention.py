@@ -61,7 +61,7 @@ def test_every_rule_adds_up_and_gives_its_reason() -> None:
     }
 
 
-def test_fault_6_a_rule_of_0_is_off_and_does_not_keep_every_day() -> None:
+def test_a_rule_of_0_is_off_and_does_not_keep_every_day() -> None:
     assert kept(daily(400), replace(OFF, keep_daily=0, keep_weekly=1)) == ["2026-11-22"]
     assert kept(daily(400), replace(OFF, keep_daily=0, max_age_days=3)) == [
         "2026-11-22",
@@ -77,7 +77,7 @@ def test_periods_without_a_backup_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("cap", [{"max_age_days": 1}, {"max_total_gb": 1}, {"max_age_days": 1, "max_total_gb": 1}])
-def test_fault_7_no_cap_deletes_the_newest_good_one(cap: dict[str, int]) -> None:
+def test_no_cap_deletes_the_newest_good_one(cap: dict[str, int]) -> None:
     old = daily(3, newest=NOW - timedelta(days=900), size=50 * GIB)
     found = plan(old, replace(OFF, keep_daily=7, **cap))
     assert found.kept == (old[0],)
@@ -214,7 +214,7 @@ def test_a_parent_that_is_no_older_is_none() -> None:
     assert not plan([one, backup(NOW)], replace(OFF, keep_last=5)).decisions[1].keep
 
 
-def test_fault_10_days_are_those_of_the_zone_that_was_given() -> None:
+def test_days_are_those_of_the_zone_that_was_given() -> None:
     late, early = backup("2026-11-20T23:30:00"), backup("2026-11-20T22:30:00")
     assert plan([late, early], replace(OFF, keep_daily=9, timezone="UTC")).kept == (late,)
     found = plan([late, early], replace(OFF, keep_daily=9, timezone=BERLIN))
@@ -222,7 +222,7 @@ def test_fault_10_days_are_those_of_the_zone_that_was_given() -> None:
     assert found.decisions[0].reasons == ("newest good", "daily 2026-11-21")
 
 
-def test_fault_10_two_backups_of_one_second_are_two() -> None:
+def test_two_backups_of_one_second_are_two() -> None:
     one, other = backup(NOW - timedelta(days=3)), backup(NOW - timedelta(days=3), node="n2")
     found = plan([one, other, backup(NOW)], replace(OFF, keep_last=2))
     assert len(found.decisions) == 3

@@ -82,7 +82,7 @@ def test_the_diff_is_a_table_with_reasons(shelf: Shelf) -> None:
     assert f"{ids[1]}     1009 B  keep    daily {ids[1][:4]}-{ids[1][4:6]}-{ids[1][6:8]}" in after[1]
 
 
-def test_fault_8_what_could_not_be_deleted_is_counted_as_kept(offsite: Shelf) -> None:
+def test_what_could_not_be_deleted_is_counted_as_kept(offsite: Shelf) -> None:
     ids = offsite.days(9)
     offsite.upload(ids[8])
     note = offsite.path / offsite.vm / ids[8] / "offsite.json"
@@ -95,7 +95,7 @@ def test_fault_8_what_could_not_be_deleted_is_counted_as_kept(offsite: Shelf) ->
     assert offsite.ids() == [*ids[:7], ids[8]]
 
 
-def test_fault_9_a_node_deletes_only_its_own_and_says_so(shelf: Shelf) -> None:
+def test_a_node_deletes_only_its_own_and_says_so(shelf: Shelf) -> None:
     other = Shelf(shelf.path.parent / "node2", node="node2", vm=shelf.vm)
     mine, theirs = shelf.days(6, newest=NOW - timedelta(days=20)), other.days(8)
     listings = [{"node": each.node, "backups": each.listing()} for each in (shelf, other)]

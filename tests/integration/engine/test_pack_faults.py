@@ -1,11 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the PHP pack got wrong and this collection must not, by its number in the list of faults.
-
-Faults 6, 7 and 10 are in ``tests/unit/test_retention.py``, 8 and 9 in ``test_prune.py``, 12 in
-``tests/integration/database/test_schema.py``.
-"""
+"""What the PHP pack got wrong, and this collection must not. Its retention is in ``tests/unit/test_retention.py``."""
 
 from __future__ import annotations
 
@@ -66,7 +62,7 @@ def stopped(place: Path, libvirt_daemon: None) -> Iterator[Guest]:
         guest.undefine()
 
 
-def test_fault_1_what_could_not_be_deleted_in_s3_is_not_called_deleted(
+def test_what_could_not_be_deleted_in_s3_is_not_called_deleted(
     offsite: Engine, stopped: Guest, server: S3Server
 ) -> None:
     entry = offsite.backup(stopped)
@@ -83,7 +79,7 @@ def test_fault_1_what_could_not_be_deleted_in_s3_is_not_called_deleted(
     assert offsite.entries(stopped) == []
 
 
-def test_fault_2_every_disk_where_it_really_is_and_what_defines_the_machine(engine: Engine, stopped: Guest) -> None:
+def test_every_disk_where_it_really_is_and_what_defines_the_machine(engine: Engine, stopped: Guest) -> None:
     entry = engine.backup(stopped)
     path = Path(entry["path"])
     manifest = json.loads((path / "manifest.json").read_bytes())
@@ -97,9 +93,7 @@ def test_fault_2_every_disk_where_it_really_is_and_what_defines_the_machine(engi
     assert stopped.uuid in (path / "domain.xml").read_text()
 
 
-def test_fault_3_large_files_go_in_parts_and_what_arrived_is_proved(
-    offsite: Engine, stopped: Guest, server: S3Server
-) -> None:
+def test_large_files_go_in_parts_and_what_arrived_is_proved(offsite: Engine, stopped: Guest, server: S3Server) -> None:
     entry = offsite.backup(stopped)
     manifest = json.loads((Path(entry["path"]) / "manifest.json").read_bytes())
     (record,) = (item for item in manifest["files"] if item["name"] == "vda.qcow2")
@@ -112,7 +106,7 @@ def test_fault_3_large_files_go_in_parts_and_what_arrived_is_proved(
         assert (copy / "vda.qcow2").read_bytes() == (Path(entry["path"]) / "vda.qcow2").read_bytes()
 
 
-def test_fault_4_a_failure_has_a_row(engine: Engine, stopped: Guest) -> None:
+def test_a_failure_has_a_row(engine: Engine, stopped: Guest) -> None:
     first = engine.backup(stopped)
     running = engine.start(stopped, rate_limit=4 * MIB)
     running.middle()
@@ -125,7 +119,7 @@ def test_fault_4_a_failure_has_a_row(engine: Engine, stopped: Guest) -> None:
     assert {entry["id"] for entry in engine.ready(stopped)} == {first["id"], second["id"]}
 
 
-def test_fault_5_the_policy_decides_what_goes_offsite(offsite: Engine, stopped: Guest, server: S3Server) -> None:
+def test_the_policy_decides_what_goes_offsite(offsite: Engine, stopped: Guest, server: S3Server) -> None:
     for wanted, drop, copies in (("none", False, ["local"]), ("s3", False, ["local", "s3"]), ("s3", True, ["s3"])):
         policy = {"offsite": wanted, "delete_local_after_upload": drop}
         found = ways(
@@ -142,7 +136,7 @@ def test_fault_5_the_policy_decides_what_goes_offsite(offsite: Engine, stopped: 
         assert entry["copies"] == copies
 
 
-def test_fault_11_locked_planned_closed_to_others_and_checked(engine: Engine, stopped: Guest) -> None:
+def test_locked_planned_closed_to_others_and_checked(engine: Engine, stopped: Guest) -> None:
     first = engine.backup(stopped)
     with VmDirectory(engine.directory(stopped)).lock():
         engine.fail(stopped, "locked")
@@ -157,7 +151,7 @@ def test_fault_11_locked_planned_closed_to_others_and_checked(engine: Engine, st
     assert all(record["sha256"] for record in manifest["files"])
 
 
-def test_fault_13_a_long_name_is_a_name(engine: Engine, stopped: Guest) -> None:
+def test_a_long_name_is_a_name(engine: Engine, stopped: Guest) -> None:
     assert len(stopped.name) > 32
     hypervisor = Hypervisor()
     assert hypervisor.find(stopped.name).uuid == stopped.uuid
