@@ -5,18 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import need
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, S3Error
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
+    InputError,
+    PolicyError,
+    S3Error,
+    VMForgeError,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._find_backups import open_store
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.vmforge.backup.plugins.module_utils._local import BackupDirectory
 from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteVm
+from ansible_collections.vmforge.backup.plugins.module_utils._policy import Policy
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_bucket import BucketPrune, Reaper
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_node import NodePrune
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_options import PruneOptions
@@ -26,7 +32,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._prune_plan import 
     VmListing,
     decide_named,
     gather,
-    read_policy,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_result import PruneResult
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
@@ -44,7 +49,7 @@ def prune_backups(request: Request) -> Outcome:
     now = options.at
     if options.scope != "s3":
         BackupDirectory(options.backup_dir).check()
-    with _store(options) as store:
+    with open_store(options.s3) as store:
         here = {options.node} | (options.ignored if options.takes_over else frozenset())
         mine = [vm for vm in wanted if options.scope == "s3" or here & _nodes_of(vm)]
         cases = _decide(options, fleet, mine, now=now)
@@ -74,8 +79,20 @@ def _decide(options: PruneOptions, fleet: Fleet, vms: Sequence[VmListing], *, no
     if options.ids:
         return [decide_named(vm, options.ids, now=now) for vm in vms]
     known = _known(options, vms)
-    policies = {vm.uuid: read_policy(options.policies, options.problems, vm.uuid) for vm in vms}
+    policies = {vm.uuid: _read_policy(options.policies, options.problems, vm.uuid) for vm in vms}
     return [fleet.decide(vm, policies[vm.uuid], known=vm.uuid in known, now=now) for vm in vms]
+
+
+def _read_policy(policies: Mapping[str, Any], problems: Mapping[str, Any], uuid: str) -> Policy | VMForgeError:
+    """The policy of a VM, or why there is none."""
+    if uuid in problems:
+        return PolicyError(str(problems[uuid]))
+    try:
+        return Policy.from_values(policies[uuid])
+    except KeyError:
+        return InputError(f"policies has nothing for {uuid}; take what vmforge_backup_policy_info returns.")
+    except PolicyError as error:
+        return error
 
 
 def _nodes_of(vm: VmListing) -> set[str]:
@@ -93,16 +110,6 @@ def _known(options: PruneOptions, vms: Sequence[VmListing]) -> set[str]:
         return known | {domain.uuid for domain in hypervisor.domains()}
     finally:
         hypervisor.close()
-
-
-@contextmanager
-def _store(options: PruneOptions) -> Iterator[S3Store | None]:
-    if options.s3 is None:
-        yield None
-        return
-    need("boto3")
-    with closing(S3Store(options.s3)) as store:
-        yield store
 
 
 def _run(

@@ -16,13 +16,14 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     VMForgeError,
     internal_errors,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failure
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST
 from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, parse_id, parse_time
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteBackup, OffsiteVm
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_options import PruneOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_plan import Case, VmListing
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_record import PolicyRecord
-from ansible_collections.vmforge.backup.plugins.module_utils._prune_result import PruneResult, as_failure
+from ansible_collections.vmforge.backup.plugins.module_utils._prune_result import PruneResult
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import DENIED
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import Unfinished
@@ -55,7 +56,7 @@ class BucketPrune:
             with internal_errors():
                 self._prune(check_mode)
         except (VMForgeError, OSError) as error:
-            failure = as_failure(error)
+            failure = as_failure(error, "pruning")
             self.result.fail(failure, result="confirm" if failure.code == "confirm" else "failed")
         self.result.settle(check_mode=check_mode)
         return self.result
@@ -110,7 +111,7 @@ class BucketPrune:
             if backup.id not in self._still_owned(backup):
                 self._confirm(backup.id, place)
         except (VMForgeError, OSError) as error:
-            failure = as_failure(error)
+            failure = as_failure(error, "pruning")
             self._left.add(backup.id)
             self.result.note(backup, _WAITS.get(failure.code, "failed"), failure.message)
 

@@ -26,7 +26,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     VMForgeError,
     internal_errors,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._files import read_json
+from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failure, read_json
 from ansible_collections.vmforge.backup.plugins.module_utils._leftovers import Leftovers
 from ansible_collections.vmforge.backup.plugins.module_utils._listing import list_entries
 from ansible_collections.vmforge.backup.plugins.module_utils._local import (
@@ -42,7 +42,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._prune_bucket impor
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_options import PruneOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_plan import Case
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_record import NAME, PolicyRecord
-from ansible_collections.vmforge.backup.plugins.module_utils._prune_result import PruneResult, as_failure
+from ansible_collections.vmforge.backup.plugins.module_utils._prune_result import PruneResult
 
 FAILURES_KEPT = timedelta(days=30)
 # What keeps a backup for now, without anything being wrong.
@@ -76,7 +76,7 @@ class NodePrune:
                 else:
                     self._work()
         except (VMForgeError, OSError) as error:
-            failure = as_failure(error)
+            failure = as_failure(error, "pruning")
             self.result.fail(failure, result="confirm" if failure.code == "confirm" else "failed")
         self.result.settle(check_mode=check_mode)
         return self.result
@@ -207,7 +207,7 @@ class NodePrune:
         try:
             result, message = delete()
         except (VMForgeError, OSError) as error:
-            failure = as_failure(error)
+            failure = as_failure(error, "pruning")
             result, message = _WAITS.get(failure.code, "failed"), failure.message
         if result == "deleted" and backup.parent is not None:
             self._children.get(backup.parent, set()).discard(backup.id)

@@ -171,18 +171,6 @@ def gather(
     return Fleet(vms, frozenset(nodes), frozenset(missing), frozenset(ignored))
 
 
-def read_policy(policies: Mapping[str, Any], problems: Mapping[str, Any], uuid: str) -> Policy | VMForgeError:
-    """The policy of a VM, or why there is none."""
-    if uuid in problems:
-        return PolicyError(str(problems[uuid]))
-    try:
-        return Policy.from_values(policies[uuid])
-    except KeyError:
-        return InputError(f"policies has nothing for {uuid}; take what vmforge_backup_policy_info returns.")
-    except PolicyError as error:
-        return error
-
-
 def _add(vms: dict[str, VmListing], entry: Entry, node: str | None, has_bucket: bool, place: S3Config | None) -> None:
     uuid, backup_id, status = entry["vm"]["uuid"], entry["id"], entry["status"]
     parse_id(backup_id)

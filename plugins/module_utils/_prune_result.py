@@ -10,7 +10,6 @@ from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._backup_set import Backup
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError
-from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_error
 from ansible_collections.vmforge.backup.plugins.module_utils._model import format_bytes
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_plan import Case
 
@@ -18,11 +17,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._prune_plan import 
 GOOD = ("pruned", "planned", "unchanged", "unknown")
 # Of a backup: it is deleted, or would be.
 GONE = ("deleted", "planned")
-
-
-def as_failure(error: VMForgeError | OSError) -> VMForgeError:
-    """The error itself, or what the operating system said as one of ours."""
-    return error if isinstance(error, VMForgeError) else storage_error("pruning", error)
 
 
 class PruneResult:

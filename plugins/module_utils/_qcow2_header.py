@@ -30,7 +30,6 @@ class ImageHeader:
     """
 
     virtual_size: int
-    cluster_size: int
     compression: str
     obstacle: str | None
 
@@ -53,7 +52,6 @@ def read_header(data: bytes) -> ImageHeader:
     compression = data[_COMPRESSION_AT] if features & _COMPRESSION_TYPE else 0
     return ImageHeader(
         virtual_size=size,
-        cluster_size=1 << cluster_bits,
         compression=_COMPRESSIONS.get(compression, "unknown"),
         obstacle=_obstacle(backing=backing, encryption=encryption, features=features, size=size),
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import urlsplit
@@ -162,18 +162,6 @@ class S3Config:
         key = "/".join(pieces)
         check_key(key)
         return key
-
-    def with_credentials(self, access_key: str | None, secret_key: str | None) -> S3Config:
-        """The same place with other keys, for instance some that may delete; unchanged when none are given.
-
-        Raises:
-            InputError: Only one of the two is given.
-        """
-        if not access_key and not secret_key:
-            return self
-        if not access_key or not secret_key:
-            raise InputError("An S3 access key and its secret key belong together: only one of them is set.")
-        return replace(self, access_key=access_key, secret_key=secret_key, session_token=None, profile=None)
 
 
 def check_key(key: str) -> None:

@@ -59,7 +59,7 @@ class DetachedAction(ActionBase):
         began, playbook = time.monotonic(), os.getppid()
         reply = self._begin(variables, interval.after(0))
         job = reply.get("job")
-        joined = reply.pop("joined", None) or (job if job and job["joined"] else None)
+        joined = job if job and job["joined"] else None
         if job:
             # The module's file has the options in it.
             self._remove_tmp_path(self._connection._shell.tmpdir)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid
 from ansible_collections.vmforge.backup.plugins.plugin_utils._answers import reason
 
 UNREACHABLE = "unreachable"
@@ -88,7 +89,7 @@ def _resolve(assignment: Assignment, found: list[Found], wanted: list[str]) -> l
         return list(dict.fromkeys(item.uuid for item in found))
     uuids: dict[str, None] = {}
     for text in wanted:
-        matches = [item for item in found if item.name == text or item.uuid == _canonical(text)]
+        matches = [item for item in found if item.name == text or item.uuid == canonical_uuid(text)]
         different = dict.fromkeys(item.uuid for item in matches)
         if not matches:
             assignment.refused.append(_refusal(text, "not found", _not_found(assignment, text)))
@@ -129,11 +130,3 @@ def _not_found(assignment: Assignment, text: str) -> str:
 def _ambiguous(text: str, matches: list[Found]) -> str:
     places = ", ".join(f"{item.uuid} on {item.node}" for item in matches)
     return f"{text} means different virtual machines ({places}); ask for one by its UUID"
-
-
-def _canonical(text: str) -> str:
-    """A UUID as libvirt writes it; libvirt also reads it in upper case and without hyphens."""
-    digits = text.lower().replace("-", "")
-    if len(digits) != 32:
-        return text
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
+
+from ansible_collections.vmforge.backup.plugins.module_utils._model import parse_time
 
 _GOOD = ("created", "uploaded", "fresh")
 # Name -> type and help; in this order they are written.
@@ -195,5 +196,4 @@ def _number(value: float) -> str:
 
 
 def _seconds(moment: str) -> float:
-    text = moment[:-1] + "+00:00" if moment.endswith("Z") else moment
-    return datetime.fromisoformat(text).timestamp()
+    return parse_time(moment).timestamp()

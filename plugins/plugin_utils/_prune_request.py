@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
+from ansible_collections.vmforge.backup.plugins.module_utils._model import parse_time
 from ansible_collections.vmforge.backup.plugins.plugin_utils._answers import reason, some
 
 # What pruning needs of an entry of a listing: all of it is sent to every node that has the machine.
@@ -140,7 +141,7 @@ def _clocks(answers: Mapping[str, Mapping[str, Any]], began: Mapping[str, str], 
         first = min(began.values(), default="") if place == BUCKET else began.get(place)
         if not (first and at and answer.get("time")):
             continue
-        if not _moment(first) - _CLOCKS_APART <= _moment(answer["time"]) <= _moment(at) + _CLOCKS_APART:
+        if not parse_time(first) - _CLOCKS_APART <= parse_time(answer["time"]) <= parse_time(at) + _CLOCKS_APART:
             message = (
                 f"its clock said {answer['time']} when it was listed, which was between {first} and {at} by the "
                 "clock of the control node. Set the clocks, with NTP for instance. Nothing was deleted anywhere."
@@ -148,11 +149,6 @@ def _clocks(answers: Mapping[str, Mapping[str, Any]], began: Mapping[str, str], 
             node = "-" if place == BUCKET else place
             problems.append({"node": node, "vm": "-", "place": place, "message": message})
     return problems
-
-
-def _moment(text: str) -> datetime:
-    # Python 3.9 knows no Z.
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def _slim(listing: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from ansible_collections.vmforge.backup.plugins.module_utils._model import format_bytes, parse_time
+
 _MISSING = "-"
 
 
@@ -54,12 +56,7 @@ def _list(value: Any) -> str:
 def _bytes(value: Any) -> str:
     if value is None:
         return _MISSING
-    count = float(value)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
+    return format_bytes(float(value))
 
 
 def _seconds(value: Any) -> str:
@@ -70,9 +67,7 @@ def _age(value: Any, now: Callable[[], datetime] = lambda: datetime.now(timezone
     """How long ago an RFC 3339 time was, in its two largest units."""
     if not value:
         return _MISSING
-    text = str(value)
-    moment = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
-    seconds = int((now() - moment).total_seconds())
+    seconds = int((now() - parse_time(str(value))).total_seconds())
     if seconds < 0:
         return "in the future"
     units = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))

@@ -136,15 +136,6 @@ def test_lock_times_are_utc() -> None:
         assert made.object_lock_retain_until == datetime(2099, 1, 1, tzinfo=timezone.utc)
 
 
-def test_other_credentials() -> None:
-    made = config(**KEYS, s3_session_token="token")
-    assert made.with_credentials(None, "") is made
-    other = made.with_credentials("other", "secret")
-    assert (other.access_key, other.secret_key, other.session_token) == ("other", "secret", None)
-    with pytest.raises(InputError):
-        made.with_credentials("other", None)
-
-
 @pytest.mark.parametrize("part", ["", ".", "..", "a/../b", "/a", "a/", "a//b", "a\nb", "a\x00b", "a\\b", "x" * 1025])
 def test_keys_that_are_none(part: str) -> None:
     with pytest.raises(InputError):
