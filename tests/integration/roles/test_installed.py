@@ -42,23 +42,29 @@ def installed(core: Ansible, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return env
 
 
-def commands(machine: str) -> list[list[str]]:
-    """Those of ``docs/getting-started.md`` that work on a machine and do more than plan."""
+def commands(machine: str, *, all_of_them: bool) -> list[list[str]]:
+    """Those of ``docs/getting-started.md`` that work on a machine; those that only plan as well, or not."""
     text = (ROOT / "docs" / "getting-started.md").read_text()
     lines = re.findall(r"^ansible-playbook (.* -e vm=web1.*)$", text, re.MULTILINE)
-    return [shlex.split(line.replace("web1", machine)) for line in lines if "--check" not in line]
+    return [shlex.split(line.replace("web1", machine)) for line in lines if all_of_them or "--check" not in line]
 
 
+@pytest.mark.parametrize("all_of_them", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 def test_a_beginner_gets_from_a_backup_to_a_restored_machine(
-    core: Ansible, installed: dict[str, str], hypervisor: Hypervisor, storage: Storage, tmp_path: Path
+    core: Ansible,
+    installed: dict[str, str],
+    hypervisor: Hypervisor,
+    storage: Storage,
+    tmp_path: Path,
+    all_of_them: bool,
 ) -> None:
     variables = tmp_path / "variables.json"
     variables.write_text(
         json.dumps({**storage.variables, "vmforge_backup_restore_state_dir": str(storage.place / "state")})
     )
-    texts = []
+    texts: dict[str, str] = {}
     try:
-        for argv in commands(hypervisor.db.name):
+        for argv in commands(hypervisor.db.name, all_of_them=all_of_them):
             done = subprocess.run(
                 hypervisor.libvirt.argv([str(core.bin / "ansible-playbook"), *argv, "-e", f"@{variables}"]),
                 env={"HOME": str(tmp_path), "LANG": "C.UTF-8", "PATH": f"{core.bin}:{SYSTEM_PATH}", **installed},
@@ -69,10 +75,11 @@ def test_a_beginner_gets_from_a_backup_to_a_restored_machine(
                 check=False,
             )
             assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
-            texts.append(done.stdout)
+            texts[argv[0].rpartition(".")[2]] = done.stdout
         copy = f"{hypervisor.db.name}-copy"
-        assert [argv[0].rpartition(".")[2] for argv in commands("")] == ["backup", "list", "verify", "restore"]
-        assert "offline" in texts[1]
+        assert list(texts) == ["backup", "list", "verify", "restore"]
+        assert "offline" in texts["list"]
+        assert len(storage.manifests()) == 1
         assert hypervisor.db.virsh("domstate", copy).strip() == "shut off"
     finally:
         # Other tests count the machines.
@@ -87,20 +94,14 @@ def test_every_playbook_can_be_read(core: Ansible, installed: dict[str, str]) ->
 
 
 def test_every_plugin_and_role_has_documentation(core: Ansible, installed: dict[str, str]) -> None:
-    for kind, names in {
-        "module": (
-            "vmforge_backup",
-            "vmforge_backup_info",
-            "vmforge_env",
-            "vmforge_env_info",
-            "vmforge_vm_info",
-            "vmforge_table",
-        ),
-        "filter": ("assign_vms", "backup_listing", "backup_metrics", "backup_report", "env_values", "env_variables"),
-        "role": ("backup", "env", "list", "metrics", "node", "schedule"),
-    }.items():
-        done = core.run(
-            "ansible-doc", "-t", kind, "--json", *(f"vmforge.backup.{name}" for name in names), env=installed
-        )
-        assert done.returncode == 0, done.stderr
-        assert "was not found" not in done.stderr
+    done = core.run("ansible-doc", "--metadata-dump", "vmforge.backup", env=installed)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["all"]
+    folders = {kind: ROOT / "plugins" / kind for kind in ("callback", "filter", "inventory")}
+    for kind, folder in {**folders, "module": ROOT / "plugins" / "modules"}.items():
+        names = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
+        assert set(found[kind]) == {f"vmforge.backup.{name}" for name in names}
+        assert all(entry["doc"] for entry in found[kind].values())
+    roles = [path.name for path in (ROOT / "roles").iterdir()]
+    assert set(found["role"]) == {f"vmforge.backup.{name}" for name in roles}
+    assert all(entry["entry_points"] for entry in found["role"].values())
