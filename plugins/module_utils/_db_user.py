@@ -17,7 +17,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._grants import (
     Right,
     UserPlan,
     check_names,
-    native_hash,
     plan_no_user,
     plan_user,
     wanted_rights,
@@ -28,6 +27,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._mysql import (
     Database,
     DatabaseConfig,
 )
+from ansible_collections.vmforge.backup.plugins.module_utils._password_hash import CACHING_SHA2, NATIVE, is_password
 
 USER_ARGUMENTS: dict[str, dict[str, Any]] = {
     **DATABASE_ARGUMENTS,
@@ -38,8 +38,6 @@ USER_ARGUMENTS: dict[str, dict[str, Any]] = {
     "rights": {"type": "str", "choices": ["record", "read"], "default": "record"},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
-
-_NATIVE = "mysql_native_password"
 
 
 def keep_user(request: Request) -> Outcome:
@@ -120,9 +118,9 @@ def _columns(database: Database) -> dict[str, list[str]]:
 
 def _accounts(database: Database, user: str, password: str) -> list[Account]:
     rows = database.query(
-        "SELECT Host AS host, plugin AS plugin, ssl_type AS tls, IF(plugin IN ('', %s), authentication_string, '') "
+        "SELECT Host AS host, plugin AS plugin, ssl_type AS tls, IF(plugin IN ('', %s, %s), authentication_string, '') "
         "AS secret FROM mysql.user WHERE User = %s",
-        (_NATIVE, user),
+        (NATIVE, CACHING_SHA2, user),
     )
     return [
         Account(
@@ -136,8 +134,9 @@ def _accounts(database: Database, user: str, password: str) -> list[Account]:
 
 
 def _has_password(database: Database, user: str, password: str, row: dict[str, Any]) -> bool:
-    if _text(row["plugin"]) in ("", _NATIVE):
-        return _text(row["secret"]).upper() == native_hash(password)
+    same = is_password(password, _text(row["plugin"]), _text(row["secret"]))
+    if same is not None:
+        return same
     # The other ways of keeping a password cannot be compared with one: try it.
     try:
         with Database(replace(database.config, user=user, password=password)):

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha1
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
+from ansible_collections.vmforge.backup.plugins.module_utils._password_hash import native_hash
 
 # Table -> rights on all of it.
 TABLE_RIGHTS = {
@@ -114,11 +114,6 @@ def check_names(user: str, hosts: Sequence[str]) -> None:
     for host in hosts:
         if not _HOST.fullmatch(host):
             raise InputError(f"hosts holds {host!r}, which is no host, address or pattern of them.")
-
-
-def native_hash(password: str) -> str:
-    """The hash that ``mysql_native_password`` keeps."""
-    return "*" + sha1(sha1(password.encode()).digest()).hexdigest().upper()
 
 
 def plan_user(

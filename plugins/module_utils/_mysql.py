@@ -15,7 +15,7 @@ from typing import Any, Union
 
 from ansible_collections.vmforge.backup.plugins.module_utils._deps import need, pymysql
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import BusyError, DatabaseError, InputError
-from ansible_collections.vmforge.backup.plugins.module_utils._mysql_errors import database_error
+from ansible_collections.vmforge.backup.plugins.module_utils._mysql_errors import AUTH_PLUGIN, database_error
 
 DATABASE_ARGUMENTS: dict[str, dict[str, Any]] = {
     "db_host": {"type": "str"},
@@ -229,8 +229,9 @@ class Database:
             number = 2026 if isinstance(error, ssl.SSLError) else 2003
             raise database_error(number, str(error), where=self.config.where, what=what) from error
         except RuntimeError as error:
-            # PyMySQL wants the library cryptography for passwords of MySQL 8 where there is no TLS.
-            raise database_error(None, str(error), where=self.config.where, what=what) from error
+            # What PyMySQL says of a library that it lacks.
+            number = AUTH_PLUGIN if "cryptography" in str(error) else None
+            raise database_error(number, str(error), where=self.config.where, what=what) from error
 
 
 def _prepared(config: DatabaseConfig) -> Any:
@@ -255,11 +256,11 @@ def _prepared(config: DatabaseConfig) -> Any:
         ssl_disabled=not encrypted,
         defer_connect=True,
     )
-    if encrypted and config.tls == "required":
-        _refuse_plain(connection, config)
-    elif hasattr(connection, "_ssl_required"):
+    if hasattr(connection, "_ssl_required") and config.tls != "required":
         # PyMySQL 1.2 and newer take any context for a demand.
         connection._ssl_required = False
+    if encrypted:
+        _mind_plain(connection, config)
     return connection
 
 
@@ -274,17 +275,20 @@ def _tls(config: DatabaseConfig) -> ssl.SSLContext:
     return context
 
 
-def _refuse_plain(connection: Any, config: DatabaseConfig) -> None:
-    """PyMySQL logs in without TLS where the server offers none; stop before the password is used."""
-    log_in = connection._request_authentication
+def _mind_plain(connection: Any, config: DatabaseConfig) -> None:
+    """Decide what becomes of a server that offers no TLS, before the password is used."""
+    log_in, offer = connection._request_authentication, pymysql().constants.CLIENT.SSL
 
     def checked() -> None:
-        if not connection.server_capabilities & pymysql().constants.CLIENT.SSL:
-            raise DatabaseError(
-                f"The server of {config.where} offers no TLS, and TLS is required. Set it up there, or set db_tls to "
-                "preferred and leave db_ca out.",
-                code="db_tls",
-            )
+        if not connection.server_capabilities & offer:
+            if config.tls == "required":
+                raise DatabaseError(
+                    f"The server of {config.where} offers no TLS, and TLS is required. Set it up there, or set db_tls "
+                    "to preferred and leave db_ca out.",
+                    code="db_tls",
+                )
+            # PyMySQL would announce it all the same, for which MySQL hangs up.
+            connection.client_flag &= ~offer
         log_in()
 
     connection._request_authentication = checked

@@ -193,6 +193,9 @@ def _default(column: Column) -> str | None:
     text = column.default
     if text is None:
         return None
+    if "default_generated" in column.extra.lower() and not text.upper().startswith(_NOW):
+        # An expression of MySQL's.
+        return f"({text})"
     if text.startswith("'") or re.fullmatch(r"-?\d+(\.\d+)?|\w+\([^)]*\)|CURRENT_TIMESTAMP", text):
         return text
     return literal(text)

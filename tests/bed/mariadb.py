@@ -21,10 +21,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 DATABASE = "vmforge"
-_READY_SECONDS = 60
+_READY_SECONDS = 180
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
 
@@ -37,7 +37,10 @@ class MariaDB:
         port: On 127.0.0.1.
         admin: May do everything, from anywhere, over the socket and TCP.
         ca: The certificate to trust, where it speaks TLS.
+        flavour: What the collection calls servers of this kind.
     """
+
+    flavour: ClassVar[str] = "mariadb"
 
     directory: Path
     port: int
@@ -85,21 +88,36 @@ class MariaDB:
         self.sql(f"DROP DATABASE IF EXISTS {DATABASE}", f"CREATE DATABASE {DATABASE}", database=None)
         self.sql("SELECT 1", *statements)
 
+    def command(self) -> list[str]:
+        """The program, and what only this kind of server is told."""
+        return [_program("mariadbd"), "--no-defaults", "--innodb-log-file-size=16M"]
+
+    def install(self) -> None:
+        """Make its first files, with a ``root`` who needs no password."""
+        data = self.directory / "data"
+        command = [_program("mariadb-install-db"), "--no-defaults", f"--datadir={data}", "--skip-test-db"]
+        command += ["--auth-root-authentication-method=normal", *as_user()]
+        try:
+            run(*command, cwd=self.directory)
+        except RuntimeError:
+            # Beside many other servers it fails now and then, and says nothing of why.
+            shutil.rmtree(data, ignore_errors=True)
+            run(*command, cwd=self.directory)
+
     def start(self) -> None:
         """Start it, again if need be, and wait until it answers."""
-        data = self.directory / "data"
-        command = [_program("mariadbd"), "--no-defaults", f"--datadir={data}", f"--socket={self.socket}"]
+        command = [*self.command(), f"--datadir={self.directory / 'data'}", f"--socket={self.socket}"]
         command += [f"--port={self.port}", "--bind-address=127.0.0.1", f"--pid-file={self.directory / 'pid'}"]
         # Small, for it shares the machine with guests.
-        command += ["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M", "--performance-schema=OFF"]
-        command += ["--skip-log-bin", "--default-time-zone=+03:00", *_as_user(), *self.options]
+        command += ["--innodb-buffer-pool-size=64M", "--performance-schema=OFF"]
+        command += ["--skip-log-bin", "--default-time-zone=+03:00", *as_user(), *self.options]
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + _READY_SECONDS
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop(signal.SIGKILL)
-                raise RuntimeError(f"mariadbd did not start:\n{(self.directory / 'log').read_text()[-3000:]}")
+                raise RuntimeError(f"{command[0]} did not start:\n{(self.directory / 'log').read_text()[-3000:]}")
             time.sleep(0.05)
 
     def stop(self, how: int = signal.SIGTERM) -> None:
@@ -108,7 +126,7 @@ class MariaDB:
             return
         self.process.send_signal(how)
         try:
-            self.process.wait(timeout=30)
+            self.process.wait(timeout=120)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -124,17 +142,18 @@ class MariaDB:
 
 
 @contextlib.contextmanager
-def mariadb(*options: str, tls: bool = False) -> Iterator[MariaDB]:
+def mariadb(*options: str, tls: bool = False, kind: type[MariaDB] = MariaDB) -> Iterator[MariaDB]:
     """Run a server with an empty database ``vmforge``, by default with strict SQL mode as every server has it today.
 
     Args:
         options: More of ``mariadbd``, such as ``--sql-mode=…``.
         tls: It offers TLS, with a certificate for 127.0.0.1 and localhost.
+        kind: Another kind of server.
     """
     with tempfile.TemporaryDirectory(prefix="vmforge-db-") as name:
         directory = Path(name)
         directory.chmod(0o755)
-        server = MariaDB(directory, _free_port(), options=list(options))
+        server = kind(directory, _free_port(), options=list(options))
         if tls:
             server.ca = certificates(directory / "tls")
             server.options = [
@@ -142,7 +161,8 @@ def mariadb(*options: str, tls: bool = False) -> Iterator[MariaDB]:
                 f"--ssl-cert={directory}/tls/server.pem",
                 f"--ssl-key={directory}/tls/server.key",
             ]
-        _install(directory)
+        _give(directory)
+        server.install()
         _give(directory)
         try:
             server.start()
@@ -158,22 +178,11 @@ def certificates(directory: Path) -> Path:
     directory.mkdir()
     (directory / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
     new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    _run(*new, "-x509", "-subj", "/CN=Test CA", "-keyout", "ca.key", "-out", "ca.pem", cwd=directory)
-    _run(*new[:-2], "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr", cwd=directory)
+    run(*new, "-x509", "-subj", "/CN=Test CA", "-keyout", "ca.key", "-out", "ca.pem", cwd=directory)
+    run(*new[:-2], "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr", cwd=directory)
     sign = ["openssl", "x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
-    _run(*sign, "-days", "2", "-extfile", "names", "-out", "server.pem", cwd=directory)
+    run(*sign, "-days", "2", "-extfile", "names", "-out", "server.pem", cwd=directory)
     return directory / "ca.pem"
-
-
-def _install(directory: Path) -> None:
-    command = [_program("mariadb-install-db"), "--no-defaults", f"--datadir={directory / 'data'}", "--skip-test-db"]
-    command += ["--auth-root-authentication-method=normal", *_as_user()]
-    try:
-        _run(*command, cwd=directory)
-    except RuntimeError:
-        # Beside many other servers it fails now and then, and says nothing of why.
-        shutil.rmtree(directory / "data", ignore_errors=True)
-        _run(*command, cwd=directory)
 
 
 def _make_admin(server: MariaDB) -> None:
@@ -187,8 +196,8 @@ def _make_admin(server: MariaDB) -> None:
             cursor.execute("GRANT ALL PRIVILEGES ON *.* TO %s@%s WITH GRANT OPTION", account)
 
 
-def _as_user() -> list[str]:
-    """mariadbd refuses to be root, and none of its data are secret here."""
+def as_user() -> list[str]:
+    """Servers refuse to be root, and none of its data are secret here."""
     return ["--user=nobody"] if os.geteuid() == 0 else []
 
 
@@ -206,7 +215,8 @@ def _program(name: str) -> str:
     return found
 
 
-def _run(*command: str, cwd: Path) -> None:
+def run(*command: str, cwd: Path) -> None:
+    """Run a program that must not fail; says what it said if it does."""
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")

@@ -15,13 +15,19 @@ from ansible_collections.vmforge.backup.plugins.module_utils._grants import (
     Right,
     UserPlan,
     check_names,
-    native_hash,
     plan_no_user,
     plan_user,
     wanted_rights,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._mysql import DatabaseConfig
 from ansible_collections.vmforge.backup.plugins.module_utils._mysql_errors import database_error
+from ansible_collections.vmforge.backup.plugins.module_utils._password_hash import (
+    CACHING_SHA2,
+    NATIVE,
+    is_password,
+    native_hash,
+    sha256_crypt,
+)
 
 GIVEN = {"db_host": "db", "db_port": 3306, "db_name": "vmforge", "db_user": "u", "db_password": "s3cret"}
 
@@ -61,6 +67,8 @@ def test_options_that_do_not_fit_are_refused(change: dict[str, Any], words: str)
         (1045, "db_login", "db_password", DatabaseError),
         (1146, "db_schema", "vmforge_backup_schema", DatabaseError),
         (1205, "db_busy", "later", BusyError),
+        (2061, "db_login", "python3-cryptography", DatabaseError),
+        (3118, "db_login", "unlock", DatabaseError),
         (2003, "db_unreachable", "db_host", DatabaseError),
         (9999, "database", "", DatabaseError),
         (None, "database", "", DatabaseError),
@@ -74,6 +82,14 @@ def test_errors_say_what_to_do(number: int | None, code: str, advice: str, kind:
     assert "It said no. " in f"{error.message} "
     assert advice in error.message
 
+
+# From another program: openssl passwd -5 -salt 'rounds=…$saltstring' password
+SHA256_CRYPT = [
+    ("Hello world!", 5000, "5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5"),
+    ("pa'ss wörd", 1000, "J4Xd1tjhe/zJkJTpfYeIc5sHYRpvU8Kp0TsEhS4RaE6"),
+    ("x" * 32, 1000, "8uRt7LAoBu4RRi8ETZlb0dls3g.AF5JsD9wnLYcya.6"),
+    ("y" * 100, 10000, "WQNExot2IHEug.UaJ.68r.MhxMJx6i3J9pgwxXroQe0"),
+]
 
 COLUMNS = {"vm_instances": ["uuid", "name", "root_password"], "nodes": ["id", "token", "name"]}
 WANTED = wanted_rights(COLUMNS)
@@ -110,6 +126,22 @@ def test_a_new_user_gets_everything_and_its_password_is_hidden() -> None:
 def test_a_hash_is_that_of_the_server() -> None:
     # SELECT PASSWORD('mariadb') of MariaDB 10.11
     assert native_hash("mariadb") == "*54958E764CE10E50764C2EECBB71D01F08549980"
+
+
+@pytest.mark.parametrize(("password", "rounds", "wanted"), SHA256_CRYPT)
+def test_a_hash_is_that_of_other_programs(password: str, rounds: int, wanted: str) -> None:
+    assert sha256_crypt(password.encode(), b"saltstring", rounds) == wanted
+
+
+def test_a_password_is_compared_where_the_server_tells_its_hash() -> None:
+    stored = f"$A$001${'s' * 20}{sha256_crypt(b'right', b's' * 20, 1000)}"
+    assert is_password("right", CACHING_SHA2, stored) is True
+    assert is_password("wrong", CACHING_SHA2, stored) is False
+    assert is_password("right", CACHING_SHA2, stored.replace("$001$", "$002$")) is False
+    assert is_password("right", NATIVE, native_hash("right").lower()) is True
+    assert is_password("right", "", native_hash("wrong")) is False
+    assert is_password("right", "ed25519", "x") is None
+    assert is_password("right", CACHING_SHA2, "") is None
 
 
 @pytest.mark.parametrize(

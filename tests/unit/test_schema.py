@@ -237,6 +237,10 @@ RULES = {rule.name: rule for rule in (*LEDGER, *POLICIES, *BACKUPS)}
         (enum("type", "full", "b'a", default="full"), "enum('full','b''a','incremental') {} NOT NULL DEFAULT 'full'"),
         (replace(STATUS, default=None), "enum('ready','deleted','failed') {} NOT NULL DEFAULT 'ready'"),
         (Column("keep_daily", "int", "int", False, "7"), "int NULL DEFAULT 7"),
+        (
+            replace(text("location", 255, default="concat('/',uuid())"), extra="DEFAULT_GENERATED"),
+            "varchar(500) {} NOT NULL DEFAULT (concat('/',uuid()))",
+        ),
         (replace(CREATED, name="applied_at", default=None), "timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP"),
         (text("path", 2000, nullable=True), None),
         (STATUS, None),

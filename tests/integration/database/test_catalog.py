@@ -1,13 +1,12 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The catalogue follows a node's listing, in a real MariaDB with the panel's tables."""
+"""The catalogue follows a node's listing, in a real server with the panel's tables."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -16,10 +15,11 @@ import pytest
 from ansible_collections.vmforge.backup.plugins.module_utils import _catalog_sync
 from ansible_collections.vmforge.backup.plugins.module_utils._catalog_sync import CATALOG_ARGUMENTS, sync_catalog
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import BusyError, DatabaseError, InputError
+from ansible_collections.vmforge.backup.plugins.module_utils._model import parse_time, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
 from ansible_collections.vmforge.backup.plugins.module_utils._mysql import Database, DatabaseConfig
 from tests.bed.catalog import listed, prepare
-from tests.bed.mariadb import MariaDB, mariadb
+from tests.bed.mariadb import MariaDB
 
 A, B = "aaaaaaaa-0000-4000-8000-000000000001", "bbbbbbbb-0000-4000-8000-000000000002"
 FOREIGN = (
@@ -28,12 +28,6 @@ FOREIGN = (
     f"('{A}', 'full', 2, 'local', '/pack/b.qcow2', NULL, 'ready'), "
     f"('{A}', 'full', 3, 'local', '/var/lib/vmforge/backups/{A}/20261101T000000Z', '{{\"node\": \"N1\"}}', 'ready')"
 )
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[MariaDB]:
-    with mariadb() as running:
-        yield running
 
 
 @pytest.fixture
@@ -68,7 +62,7 @@ def others(server: MariaDB) -> list[dict[str, Any]]:
 
 
 def test_new_changed_gone_and_failed(database: MariaDB) -> None:
-    before = others(database)
+    before, begun = others(database), utc_now().replace(microsecond=0)
     first = sync(database, listed(A, 1), listed(A, 2), listed(B, 1))
     assert (first.changed, first.values["inserted"]) == (True, 3)
     assert rows(database)[0]["created_at"] == datetime(2026, 1, 1, 0, 0, 1)
@@ -89,6 +83,9 @@ def test_new_changed_gone_and_failed(database: MariaDB) -> None:
         (B, "failed"),
     ]
     assert json.loads(rows(database)[1]["meta"])["hold"] == {"reason": "audit"}
+    gone = json.loads(rows(database)[2]["meta"])
+    assert (gone["id"], begun <= parse_time(gone["deleted_at"]) <= utc_now()) == (listed(B, 1)["id"], True)
+    assert rows(database)[2]["created_at"] == datetime(2026, 1, 1, 0, 0, 1)
     assert others(database) == before
 
 
@@ -167,12 +164,12 @@ def test_two_at_once_wait_for_each_other(database: MariaDB, monkeypatch: pytest.
     def hold() -> None:
         with Database(DatabaseConfig.from_params(database.params())) as other, other.lock(_catalog_sync.LOCK):
             held.set()
-            done.wait(30)
+            done.wait(300)
 
     thread = threading.Thread(target=hold)
     thread.start()
     try:
-        assert held.wait(30)
+        assert held.wait(300)
         with pytest.raises(BusyError, match="catalog"):
             sync(database, listed(A, 1))
     finally:
@@ -222,7 +219,7 @@ def test_a_panel_without_the_tables_says_what_to_do(server: MariaDB) -> None:
 
 def test_the_day_to_day_user_needs_no_more_rights_than_it_has(database: MariaDB) -> None:
     database.sql(
-        "CREATE OR REPLACE USER day@'%' IDENTIFIED BY 'day'",
+        "CREATE USER day@'%' IDENTIFIED BY 'day'",
         "GRANT SELECT, INSERT, UPDATE ON vmforge.backups TO day@'%'",
     )
     user = {"user": "day", "password": "day"}

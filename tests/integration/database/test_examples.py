@@ -13,7 +13,7 @@ import yaml
 
 from tests.bed.ansible import ROOT, Ansible
 from tests.bed.catalog import prepare
-from tests.bed.mariadb import mariadb
+from tests.bed.mariadb import MariaDB
 
 DOCUMENTED = [
     "modules/vmforge_backup_catalog",
@@ -35,34 +35,33 @@ def examples(name: str) -> list[dict[str, Any]]:
     raise AssertionError(f"{name} has no examples")
 
 
-def test_examples_run(ansible: Ansible, tmp_path: Path) -> None:
-    with mariadb() as server:
-        prepare(server, {UUID: "web1"})
-        server.sql(
-            f"CREATE USER vmforge_backup@'%' IDENTIFIED BY '{PASSWORD}'",
-            "GRANT SELECT ON vmforge.vm_instances TO vmforge_backup@'%'",
-            "GRANT SELECT, INSERT, UPDATE ON vmforge.backups TO vmforge_backup@'%'",
-            "GRANT SELECT, INSERT, UPDATE, DELETE ON vmforge.backup_policies TO vmforge_backup@'%'",
-        )
-        play = {
-            "hosts": "localhost",
-            "gather_facts": False,
-            "vars": {"ansible_python_interpreter": "/usr/bin/python3", "db_password": PASSWORD},
-            "module_defaults": {
-                "vmforge.backup.vmforge_backup_info": {"backup_dir": str(tmp_path)},
-                **{
-                    f"vmforge.backup.{name.split('/')[1]}": {"db_port": server.port}
-                    for name in DOCUMENTED
-                    if name.startswith("modules/")
-                },
+def test_examples_run(ansible: Ansible, server: MariaDB, tmp_path: Path) -> None:
+    prepare(server, {UUID: "web1"})
+    server.sql(
+        f"CREATE USER vmforge_backup@'%' IDENTIFIED BY '{PASSWORD}'",
+        "GRANT SELECT ON vmforge.vm_instances TO vmforge_backup@'%'",
+        "GRANT SELECT, INSERT, UPDATE ON vmforge.backups TO vmforge_backup@'%'",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON vmforge.backup_policies TO vmforge_backup@'%'",
+    )
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "vars": {"ansible_python_interpreter": "/usr/bin/python3", "db_password": PASSWORD},
+        "module_defaults": {
+            "vmforge.backup.vmforge_backup_info": {"backup_dir": str(tmp_path)},
+            **{
+                f"vmforge.backup.{name.split('/')[1]}": {"db_port": server.port}
+                for name in DOCUMENTED
+                if name.startswith("modules/")
             },
-            "tasks": [task for name in DOCUMENTED for task in examples(name)],
-        }
-        text = yaml.safe_dump([play], sort_keys=False)
-        assert "db.example.com" in text
-        playbook = tmp_path / "examples.yml"
-        playbook.write_text(text.replace("db.example.com", "127.0.0.1"))
-        run = ansible.playbook(playbook, "-vvv")
+        },
+        "tasks": [task for name in DOCUMENTED for task in examples(name)],
+    }
+    text = yaml.safe_dump([play], sort_keys=False)
+    assert "db.example.com" in text
+    playbook = tmp_path / "examples.yml"
+    playbook.write_text(text.replace("db.example.com", "127.0.0.1"))
+    run = ansible.playbook(playbook, "-vvv")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "skipped=0 " in run.stdout
     assert PASSWORD not in run.stdout + run.stderr

@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The inventory from the panel's tables, in a real MariaDB, with the rights of the user for every day."""
+"""The inventory from the panel's tables, in a real server, with the rights of the user for every day."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def panel(server: MariaDB) -> MariaDB:
     """With a user that may read no more than it must."""
     server.reset(*PANEL)
     server.sql(
-        f"CREATE OR REPLACE USER reader@'%' IDENTIFIED BY '{PASSWORD}'",
+        f"CREATE USER reader@'%' IDENTIFIED BY '{PASSWORD}'",
         "GRANT SELECT (id, name, mgmt_url) ON vmforge.nodes TO reader@'%'",
         "GRANT SELECT (id, uuid, name, node_id, type) ON vmforge.vm_instances TO reader@'%'",
     )

@@ -1,11 +1,10 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Policies as rows of the panel's table, in a real MariaDB."""
+"""Policies as rows of the panel's table, in a real server."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,19 +19,13 @@ from ansible_collections.vmforge.backup.plugins.module_utils._module import Outc
 from ansible_collections.vmforge.backup.plugins.module_utils._policy_info import POLICY_INFO_ARGUMENTS, list_policies
 from ansible_collections.vmforge.backup.plugins.module_utils._policy_rows import POLICY_ARGUMENTS, manage_policy
 from tests.bed.catalog import prepare
-from tests.bed.mariadb import MariaDB, mariadb
+from tests.bed.mariadb import MariaDB
 
 WEB, DB = "aaaaaaaa-0000-4000-8000-000000000001", "bbbbbbbb-0000-4000-8000-000000000002"
 TWIN_1, TWIN_2 = "cccccccc-0000-4000-8000-000000000003", "dddddddd-0000-4000-8000-000000000004"
 # A name of 32 hexadecimal digits is no UUID to anybody but a careless program.
 LONG = "0123456789abcdef0123456789abcdef"
 PANEL = {WEB: "web", DB.upper(): LONG, TWIN_1: "twin", TWIN_2: "twin"}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[MariaDB]:
-    with mariadb() as running:
-        yield running
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The role catalog and the modules' examples, run as people run them, against a real MariaDB."""
+"""The role catalog and the modules' examples, run as people run them, against a real server."""
 
 from __future__ import annotations
 
@@ -31,10 +31,8 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def server(server: MariaDB) -> MariaDB:
-    """With a panel of the agent's age, and without the user."""
+    """With a panel of the agent's age."""
     server.reset(*panel.PANEL, *panel.LEDGER, *panel.AGENT_SHAPE, *panel.AGENT_ROWS)
-    for row in server.sql(f"SELECT Host AS host FROM mysql.user WHERE User = '{USER}'"):
-        server.sql(f"DROP USER '{USER}'@'{row['host']}'")
     return server
 
 
