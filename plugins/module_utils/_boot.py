@@ -23,7 +23,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._boot_domain import
     take_screenshot,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._boot_options import BootOptions
-from ansible_collections.vmforge.backup.plugins.module_utils._boot_room import SWTPM_DIRECTORY, BootRoom
+from ansible_collections.vmforge.backup.plugins.module_utils._boot_room import BootRoom
 from ansible_collections.vmforge.backup.plugins.module_utils._boot_xml import (
     BootDefinition,
     BootPlaces,
@@ -47,7 +47,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import cancelled_by_signals, shielded
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import StoredChain
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_export import StoredExport
-from ansible_collections.vmforge.backup.plugins.module_utils._tpm_state import unpack_tpm
+from ansible_collections.vmforge.backup.plugins.module_utils._tpm_state import SWTPM_DIRECTORY, unpack_tpm
 
 _POLL_SECONDS = 0.2
 _CLIENTS = 4

@@ -21,7 +21,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._files import remov
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
 
-SWTPM_DIRECTORY = Path("/var/lib/libvirt/swtpm")
 _PREFIX, _LOCK, _EXPORTS = "boot-", ".lock", "exports"
 # What libvirt itself leaves of a domain that is gone, by its UUID and by its name.
 _TRACES = (

@@ -12,8 +12,7 @@ from pathlib import Path
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import DomainSpec
 from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
-
-_SWTPM_DIRECTORY = Path("/var/lib/libvirt/swtpm")
+from ansible_collections.vmforge.backup.plugins.module_utils._tpm_state import SWTPM_DIRECTORY
 
 
 def read_definitions(domain: Domain, spec: DomainSpec) -> dict[str, bytes]:
@@ -30,7 +29,7 @@ def read_definitions(domain: Domain, spec: DomainSpec) -> dict[str, bytes]:
     with storage_errors(f"reading the firmware state of {domain.name!r}"):
         if spec.nvram is not None and Path(spec.nvram).is_file():
             files["nvram.fd"] = Path(spec.nvram).read_bytes()
-        state = _SWTPM_DIRECTORY / domain.uuid
+        state = SWTPM_DIRECTORY / domain.uuid
         if spec.tpm and state.is_dir():
             files["tpm.tar"] = _tar(state)
     return files

@@ -13,14 +13,14 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import Stor
 from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors
 from ansible_collections.vmforge.backup.plugins.module_utils._programs import need_program, run_program
 
-_LIBVIRT_DIRECTORY = Path("/var/lib/libvirt/qemu")
+LIBVIRT_DIRECTORY = Path("/var/lib/libvirt/qemu")
 _NAME_LENGTH = 20
 _SECONDS = 60
 
 
 def socket_directory(name: str) -> Path:
     """The one directory that libvirt's AppArmor profile of a domain allows before the domain has a number."""
-    return _LIBVIRT_DIRECTORY / f"domain--1-{name[:_NAME_LENGTH]}"
+    return LIBVIRT_DIRECTORY / f"domain--1-{name[:_NAME_LENGTH]}"
 
 
 def make_socket_directory(name: str) -> Path:
@@ -31,7 +31,7 @@ def make_socket_directory(name: str) -> Path:
     """
     path = socket_directory(name)
     with storage_errors(f"making {path}"):
-        owner = _LIBVIRT_DIRECTORY.stat()
+        owner = LIBVIRT_DIRECTORY.stat()
         path.mkdir(mode=0o700, exist_ok=True)
         os.chown(path, owner.st_uid, owner.st_gid)
     return path

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._model import (
     canonical_uuid,
     format_time,
     parse_time,
+    parse_utc,
     utc_now,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
@@ -97,7 +98,7 @@ def _wanted(params: Mapping[str, Any], *, now: datetime) -> dict[str, Any] | Non
     until = params["until"]
     if until:
         try:
-            moment = _parse_until(until)
+            moment = parse_utc(until)
         except (ValueError, OverflowError) as error:
             raise InputError(
                 f"until is {until!r}, which is no time. Write one such as 2027-01-31T00:00:00Z."
@@ -106,11 +107,6 @@ def _wanted(params: Mapping[str, Any], *, now: datetime) -> dict[str, Any] | Non
             raise InputError(f"until is {until}, which is over. Such a hold would protect nothing.")
         until = format_time(moment)
     return {"reason": params["reason"], "by": params["by"], "since": format_time(now), "until": until or None}
-
-
-def _parse_until(text: str) -> datetime:
-    moment = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
-    return moment.replace(tzinfo=moment.tzinfo or timezone.utc).astimezone(timezone.utc)
 
 
 def _find(params: Mapping[str, Any]) -> str:

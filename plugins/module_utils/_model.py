@@ -63,6 +63,13 @@ def parse_time(text: str) -> datetime:
     return moment
 
 
+def parse_utc(text: str) -> datetime:
+    """A time as people write it: one without an offset is UTC. Raises ``ValueError`` or ``OverflowError`` for none."""
+    text = text.strip()
+    moment = datetime.fromisoformat(text[:-1] + "+00:00" if text[-1:] in ("Z", "z") else text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
+
+
 def format_id(moment: datetime) -> str:
     """The id of a backup: a UTC second."""
     return moment.astimezone(timezone.utc).strftime(_ID_FORMAT)

@@ -108,7 +108,7 @@ class BackupOptions:
             vms=checked_names(params["vm"]),
             uri=params["uri"],
             node=params["node"] or socket.gethostname(),
-            backup_dir=_absolute("backup_dir", params["backup_dir"]),
+            backup_dir=absolute_path("backup_dir", params["backup_dir"]),
             s3=S3Config.from_params(params) if offsite else None,
             delete_local=params["delete_local_after_upload"],
             rules=Rules(
@@ -128,7 +128,7 @@ class BackupOptions:
             ionice=params["ionice"],
             quiesce=params["quiesce"],
             freeze_timeout=_within("freeze_timeout", params["freeze_timeout"], 1, 600),
-            scratch_dir=_absolute("scratch_dir", params["scratch_dir"]),
+            scratch_dir=absolute_path("scratch_dir", params["scratch_dir"]),
             scratch_max=_positive("scratch_max", params["scratch_max"]),
             allow_plaintext=params["allow_plaintext"],
         )
@@ -167,7 +167,8 @@ def _positive(name: str, value: int | None) -> int | None:
     return value
 
 
-def _absolute(name: str, path: str) -> str:
-    if not os.path.isabs(path) or "\0" in path:
+def absolute_path(name: str, path: object) -> str:
+    """A path as it was given, without detours. Raises ``InputError`` where it is none, or a relative one."""
+    if not isinstance(path, str) or not os.path.isabs(path) or "\0" in path:
         raise InputError(f"{name} is {path!r}; it must be an absolute path.")
     return os.path.normpath(path)

@@ -15,6 +15,7 @@ from typing import Callable
 from ansible_collections.vmforge.backup.plugins.module_utils._backup_xml import backup_xml, exported_bitmap
 from ansible_collections.vmforge.backup.plugins.module_utils._checkpoint import Checkpoints
 from ansible_collections.vmforge.backup.plugins.module_utils._checkpoint_xml import checkpoint_name, checkpoint_xml
+from ansible_collections.vmforge.backup.plugins.module_utils._domain_sockets import LIBVIRT_DIRECTORY
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     HypervisorError,
@@ -34,7 +35,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._signals import shi
 from ansible_collections.vmforge.backup.plugins.module_utils._source import Since
 
 SOCKET_PREFIX = "vmforge-"
-_LIBVIRT_DIRECTORY = Path("/var/lib/libvirt/qemu")
 # sockaddr_un.sun_path, without the final NUL.
 _MAX_SOCKET_PATH = 107
 _SETTLE_SECONDS, _WATCH_PAUSE = 3.0, 0.1
@@ -227,9 +227,9 @@ class PullSource:
             )
 
     def _socket_directory(self) -> Path:
-        found = list(_LIBVIRT_DIRECTORY.glob(f"domain-{self.domain.runtime_id()}-*"))
+        found = list(LIBVIRT_DIRECTORY.glob(f"domain-{self.domain.runtime_id()}-*"))
         if not found:
-            raise SourceChangedError(f"{self.domain.name!r} has no runtime directory in {_LIBVIRT_DIRECTORY}.")
+            raise SourceChangedError(f"{self.domain.name!r} has no runtime directory in {LIBVIRT_DIRECTORY}.")
         if max(len(str(path)) for path in found) + len(SOCKET_PREFIX) + 1 + len(self.backup_id) > _MAX_SOCKET_PATH:
             raise HypervisorError(f"The path of {found[0]} is too long for a unix socket in it.")
         # A power loss may leave those of earlier runs, whose numbers begin anew.

@@ -25,8 +25,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._model import forma
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_image import Image
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RestoreOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import NEW, RestorePlan
+from ansible_collections.vmforge.backup.plugins.module_utils._tpm_state import SWTPM_DIRECTORY
 
-SWTPM_DIRECTORY = Path("/var/lib/libvirt/swtpm")
 # Of qcow2's own tables, and of what qemu-img rounds up.
 _OVERHEAD = 16 << 20
 

@@ -16,7 +16,11 @@ from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
 from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, parse_id, parse_time
-from ansible_collections.vmforge.backup.plugins.module_utils._options import DEFAULT_BACKUP_DIR, checked_id
+from ansible_collections.vmforge.backup.plugins.module_utils._options import (
+    DEFAULT_BACKUP_DIR,
+    absolute_path,
+    checked_id,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3_ARGUMENTS, S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._verify_options import checked_sha256
 
@@ -101,7 +105,7 @@ class RestoreOptions:
         parallel = params["parallel"] or min(4, os.cpu_count() or 1)
         if not 1 <= parallel <= 64:
             raise InputError(f"parallel is {parallel}; it must be from 1 to 64.")
-        paths = {target: _absolute(f"paths, {target}", path) for target, path in (params["paths"] or {}).items()}
+        paths = {target: absolute_path(f"paths, {target}", path) for target, path in (params["paths"] or {}).items()}
         digest = params["checksum_sha256"]
         return cls(
             vm=params["vm"],
@@ -110,7 +114,7 @@ class RestoreOptions:
             checksum=checked_sha256("checksum_sha256", digest) if digest else None,
             to=_checked_name(params["to"]) if params["to"] else None,
             disks=tuple(dict.fromkeys(params["disks"])),
-            storage=Path(_absolute("storage", params["storage"])) if params["storage"] else None,
+            storage=Path(absolute_path("storage", params["storage"])) if params["storage"] else None,
             paths=paths,
             # An overlay is one.
             format="qcow2" if params["instant"] else params["format"],
@@ -125,7 +129,7 @@ class RestoreOptions:
             uri=params["uri"],
             node=params["node"] or socket.gethostname(),
             backup_dir=Path(params["backup_dir"]),
-            state_dir=Path(_absolute("state_dir", params["state_dir"])),
+            state_dir=Path(absolute_path("state_dir", params["state_dir"])),
             s3=S3Config.from_params(params) if params["offsite"] == "s3" else None,
             parallel=parallel,
             lock_timeout=max(0, params["lock_timeout"]),
@@ -165,9 +169,3 @@ def _checked_name(name: str) -> str:
     if not _NAME.match(name):
         raise InputError(f"to is {name!r}; a machine's name may have letters, digits and any of _.+@- in it.")
     return name
-
-
-def _absolute(option: str, path: Any) -> str:
-    if not isinstance(path, str) or not os.path.isabs(path) or "\0" in path:
-        raise InputError(f"{option} is {path!r}; it must be an absolute path.")
-    return os.path.normpath(path)

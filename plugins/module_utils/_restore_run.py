@@ -39,14 +39,14 @@ from ansible_collections.vmforge.backup.plugins.module_utils._journal import Jou
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain, Hypervisor
 from ansible_collections.vmforge.backup.plugins.module_utils._local import PROGRESS
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
-from ansible_collections.vmforge.backup.plugins.module_utils._restore_check import SWTPM_DIRECTORY, refuse_running
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_check import refuse_running
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_data import DiskMaker, is_untouched, mark_of
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_image import Image, aside
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RestoreOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_plan import IN_PLACE, RestorePlan
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_xml import keep_secrets
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
-from ansible_collections.vmforge.backup.plugins.module_utils._tpm_state import unpack_tpm
+from ansible_collections.vmforge.backup.plugins.module_utils._tpm_state import SWTPM_DIRECTORY, unpack_tpm
 
 _JOURNAL = "journal.json"
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
+from ansible_collections.vmforge.backup.plugins.module_utils._model import parse_utc
 
 S3_ARGUMENTS: dict[str, dict[str, Any]] = {
     "s3_endpoint": {"type": "str"},
@@ -269,9 +270,6 @@ def _parse_until(text: str | None, option: str) -> datetime | None:
     if text is None:
         return None
     try:
-        until = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", str(text).strip()))
-    except ValueError:
+        return parse_utc(str(text))
+    except (ValueError, OverflowError):
         raise InputError(f"Option {option}: {text!r} is no time such as 2027-01-31T00:00:00Z.") from None
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=timezone.utc)
-    return until.astimezone(timezone.utc)

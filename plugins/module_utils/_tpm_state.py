@@ -16,6 +16,9 @@ from pathlib import Path
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError
 from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors, write_file
 
+# Of libvirt, with a directory for each domain's UUID.
+SWTPM_DIRECTORY = Path("/var/lib/libvirt/swtpm")
+
 
 def unpack_tpm(data: bytes, directory: Path) -> None:
     """Unpack the state of a TPM into a new directory.

@@ -23,6 +23,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._model import (
     parse_duration,
     parse_id,
     parse_time,
+    parse_utc,
 )
 
 NOW = datetime(2026, 11, 22, 15, 12, 0, 250_000, tzinfo=timezone.utc)
@@ -142,3 +143,23 @@ def test_anything_may_be_asked_for_as_a_uuid(text: str) -> None:
 )
 def test_sizes_for_people(count: int, text: str) -> None:
     assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-22T15:12:00Z", "2026-11-22T15:12:00Z"),
+        (" 2026-11-22t15:12:00z ".upper(), "2026-11-22T15:12:00Z"),
+        ("2026-11-22 16:12:00+01:00", "2026-11-22T15:12:00Z"),
+        ("2026-11-22T15:12:00", "2026-11-22T15:12:00Z"),
+        ("2026-11-22", "2026-11-22T00:00:00Z"),
+    ],
+)
+def test_times_of_people_are_utc_unless_they_say_otherwise(text: str, expected: str) -> None:
+    assert format_time(parse_utc(text)) == expected
+
+
+@pytest.mark.parametrize("text", ["", "Z", "soon", "0001-01-01T00:00:00+01:00"])
+def test_what_is_no_time_of_people(text: str) -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        parse_utc(text)
