@@ -90,12 +90,21 @@ def image() -> str:
 
 def wheels() -> Path:
     """Return a directory with ansible-core and what it needs, for the hosts' Python."""
-    place = ROOT / ".cache" / "fleet" / f"wheels-{CORE}"
+    return _downloaded(f"wheels-{CORE}", f"ansible-core=={CORE}.*")
+
+
+def ui_wheels() -> Path:
+    """The same of what the pages of the role ui need."""
+    return _downloaded("wheels-ui", "-r", str(ROOT / "roles" / "ui" / "files" / "requirements.txt"))
+
+
+def _downloaded(name: str, *packages: str) -> Path:
+    place = ROOT / ".cache" / "fleet" / name
     if not place.exists():
         partial = place.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         platforms = [f"--platform={name}_x86_64" for name in ("manylinux_2_28", "manylinux_2_17", "manylinux2014")]
-        wanted = ["--only-binary=:all:", f"--python-version={_PYTHON}", *platforms, f"ansible-core=={CORE}.*"]
+        wanted = ["--only-binary=:all:", f"--python-version={_PYTHON}", *platforms, *packages]
         _run(["/usr/bin/python3", "-m", "venv", str(partial / "venv")])
         _run([str(partial / "venv" / "bin" / "pip"), "download", "-q", "-d", str(partial), *wanted])
         shutil.rmtree(partial / "venv")
