@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.vmforge.backup.plugins.module_utils import _new_backup, _offsite, _s3_client
+from ansible_collections.vmforge.backup.plugins.module_utils import _new_backup, _offsite_upload, _s3_client
 from ansible_collections.vmforge.backup.plugins.module_utils._local import VmDirectory
 from tests.bed.guest import MIB, Guest
 from tests.bed.s3 import S3Server
@@ -233,8 +233,8 @@ MOMENTS = {
     "before the local commit": (_new_backup.NewBackup, "_commit"),
     "before the rename": (VmDirectory, "commit"),
     "before the upload of the manifest": (_new_backup, "finish_offsite"),
-    "behind the upload of the manifest": (_offsite, "write_json"),
-    "before the local disks are dropped": (_offsite, "drop_disks"),
+    "behind the upload of the manifest": (_offsite_upload, "write_json"),
+    "before the local disks are dropped": (_offsite_upload, "drop_disks"),
 }
 
 
