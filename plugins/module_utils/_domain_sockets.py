@@ -54,14 +54,29 @@ def make_overlay(path: Path, socket: Path, size: int) -> None:
     Raises:
         StorageError: It cannot be written.
     """
-    program = need_program("qemu-img", debian="qemu-utils", redhat="qemu-img")
-    backing = f"nbd+unix:///?socket={quote(str(socket))}"
     with storage_errors(f"writing {path}"):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    argv = [program, "create", "-q", "-u", "-f", "qcow2", "-b", backing, "-F", "raw", str(path), str(size)]
+    _qemu_img("create", "-q", "-u", "-f", "qcow2", *_on(socket), str(path), str(size), path=path)
+
+
+def put_under(path: Path, socket: Path) -> None:
+    """Have an image that nobody uses read from an export again, where it holds nothing itself.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    _qemu_img("rebase", "-q", "-u", "-f", "qcow2", *_on(socket), str(path), path=path)
+
+
+def _on(socket: Path) -> list[str]:
+    return ["-b", f"nbd+unix:///?socket={quote(str(socket))}", "-F", "raw"]
+
+
+def _qemu_img(*argv: str, path: Path) -> None:
+    program = need_program("qemu-img", debian="qemu-utils", redhat="qemu-img")
     try:
-        done = run_program(argv, timeout=_SECONDS)
+        done = run_program([program, *argv], timeout=_SECONDS)
     except TimeoutError as error:
-        raise StorageError(f"qemu-img did not make {path} within {_SECONDS} seconds.") from error
+        raise StorageError(f"qemu-img did not write {path} within {_SECONDS} seconds.") from error
     if done.status:
-        raise StorageError(f"{path} cannot be made: {done.errors.strip()}.", code="write_failed")
+        raise StorageError(f"{path} cannot be written: {done.errors.strip()}.", code="write_failed")

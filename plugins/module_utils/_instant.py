@@ -12,32 +12,22 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ansible_collections.vmforge.backup.plugins.module_utils._copies import Copy, LocalCopy, OffsiteCopy
 from ansible_collections.vmforge.backup.plugins.module_utils._define import (
     define_domain,
-    destroy_domain,
     find_domain,
     secret_xml,
-    start_domain,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_sockets import (
     make_socket_directory,
     socket_directory,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
-    CancelledError,
-    HypervisorError,
-)
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError
 from ansible_collections.vmforge.backup.plugins.module_utils._files import remove_tree, storage_errors
-from ansible_collections.vmforge.backup.plugins.module_utils._instant_domain import (
-    begin_pull,
-    pulled_bytes,
-    reads_from,
-)
+from ansible_collections.vmforge.backup.plugins.module_utils._instant_fill import Filling
 from ansible_collections.vmforge.backup.plugins.module_utils._instant_hold import hold, release
 from ansible_collections.vmforge.backup.plugins.module_utils._instant_proof import prove, seen
 from ansible_collections.vmforge.backup.plugins.module_utils._instant_record import (
@@ -51,7 +41,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._instant_serve impo
     OverlayMaker,
     is_open,
     refuse_devices,
-    serve,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._instant_xml import (
     error_policies,
@@ -71,9 +60,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain impor
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_export import plan_helpers
 
 _CLIENTS = 4
-_POLL_SECONDS, _TELL_SECONDS, _RESUME_SECONDS = 0.2, 1.0, 5.0
-# Without any progress: an S3 that is away is waited for about as long by what serves it.
-_PATIENCE = 900.0
 
 
 @dataclass
@@ -128,7 +114,7 @@ class InstantRestore:
             raise
         kept = record.kept if self.options.keep_old else record.remove
         kept += run.kept
-        record.phase = PULLING
+        record.phase, record.runtime = PULLING, Domain(self.hypervisor, record.uuid, record.name).runtime_id()
         record.write()
         self.running_after = round(time.monotonic() - began, 1)
         return record, run
@@ -145,8 +131,9 @@ class InstantRestore:
             self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         progress = Progress(self.state / PROGRESS, facts)
         try:
-            self._attach(record)
-            self._pull(record, progress)
+            filling = Filling(record, self.hypervisor, self.warnings)
+            filling.attach()
+            filling.pull(progress)
             prove(record, self.chain, parallel=self.options.parallel, progress=progress)
         except CancelledError as error:
             raise IncompleteError(record.name, f"{error.message.rstrip('.')}, and it runs on") from error
@@ -228,74 +215,3 @@ class InstantRestore:
                 image.path, image.disk.virtual_size, tuple(services), sources, policies.get(target, {}), image.kept
             )
         return record
-
-    def _attach(self, record: InstantRecord) -> None:
-        """Have all run that is needed, after whatever has happened."""
-        open_disks = [disk for disk in record.disks.values() if is_open(disk)]
-        if not open_disks:
-            return
-        make_socket_directory(record.name)
-        services, cut_off = Services(record.directory), False
-        for disk in open_disks:
-            for number, service in enumerate(disk.services):
-                if not services.running(service):
-                    cut_off = cut_off or service == disk.services[-1]
-                    serve(services, disk, number)
-        domain = Domain(self.hypervisor, record.uuid, record.name)
-        if cut_off and domain.state().active:
-            self.warnings.append(f"{record.name!r} was cut off from the backup, and had to be started anew.")
-            destroy_domain(self.hypervisor, record.uuid, record.name)
-        if not domain.state().active:
-            # One that stopped just when a disk was whole may still be defined with what was under it.
-            whole = {target: disk.policies for target, disk in record.disks.items() if disk not in open_disks}
-            define_domain(self.hypervisor, on_its_own(secret_xml(domain), whole), record.name)
-            start_domain(self.hypervisor, record.uuid, record.name)
-
-    def _pull(self, record: InstantRecord, progress: Progress) -> None:
-        domain = Domain(self.hypervisor, record.uuid, record.name)
-        left = {target: disk for target, disk in record.disks.items() if is_open(disk)}
-        progress.enter("pulling", total=sum(disk.size for disk in left.values()))
-        at: dict[str, int] = dict.fromkeys(left, 0)
-        why, told, resumed, moved = "its disks were not filled", 0.0, 0.0, time.monotonic()
-        while left:
-            now = time.monotonic()
-            if self._look_after(domain, record, left) and now - resumed > _RESUME_SECONDS:
-                resumed = now
-                domain.resume()
-            for target, disk in list(left.items()):
-                try:
-                    position = pulled_bytes(domain, target)
-                    if position is None and is_open(disk):
-                        begin_pull(domain, target)
-                    elif position is None and not reads_from(domain, disk.socket):
-                        del left[target]
-                        position = disk.size
-                except HypervisorError as error:
-                    # The job is ending just now, or the machine is; the next turn knows.
-                    why, position = error.message.rstrip("."), None
-                if position is not None and position > at[target]:
-                    progress.advance(position - at[target])
-                    at[target], moved = position, now
-            if now - moved > _PATIENCE:
-                raise IncompleteError(record.name, f"nothing has moved for {_PATIENCE:.0f} seconds ({why})")
-            if now - told > _TELL_SECONDS:
-                told = now
-                progress.write()
-            time.sleep(_POLL_SECONDS if left else 0)
-
-    def _look_after(self, domain: Domain, record: InstantRecord, left: Mapping[str, InstantDisk]) -> bool:
-        """Keep its helpers alive; whether the machine waits for a disk."""
-        if find_domain(self.hypervisor, record.uuid) is None:
-            raise IncompleteError(record.name, "it is not defined any more")
-        state = domain.state()
-        if not state.active:
-            raise IncompleteError(record.name, "it was stopped before all of its disks were there")
-        services = Services(record.directory)
-        for disk in left.values():
-            for number, service in enumerate(disk.services):
-                if services.running(service):
-                    continue
-                if not service.revived:
-                    raise IncompleteError(record.name, f"what serves its disk {disk.path} has died")
-                serve(services, disk, number)
-        return state.io_error

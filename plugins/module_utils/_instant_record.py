@@ -40,6 +40,7 @@ class InstantDisk:
         seen: Where its data come from: backup id, file, copy, and how that looked at the beginning.
         policies: Of errors, as the machine's own definition has them.
         kept: What the file that was there is called now.
+        whole: It was seen to need nothing else, on disk.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class InstantDisk:
     seen: tuple[Mapping[str, Any], ...]
     policies: Mapping[str, str]
     kept: Path | None = None
+    whole: bool = False
 
     @property
     def source(self) -> str:
@@ -82,6 +84,8 @@ class InstantRecord:
         held: The copies of the backup that carry a hold of ours.
         remove: What was put aside and is removed at the end.
         kept: What was put aside and stays.
+        runtime: libvirt's number of the machine's run that fills its disks.
+        settling: It is paused for a moment, by us.
     """
 
     directory: Path
@@ -94,6 +98,8 @@ class InstantRecord:
     held: list[str] = field(default_factory=list)
     remove: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    runtime: int | None = None
+    settling: bool = False
 
     def write(self) -> None:
         """Replace the file. Raises ``StorageError``."""
@@ -109,6 +115,8 @@ class InstantRecord:
             "held": self.held,
             "remove": self.remove,
             "kept": self.kept,
+            "runtime": self.runtime,
+            "settling": self.settling,
         }
         write_json(self.directory / _NAME, value)
 
@@ -146,6 +154,8 @@ def read_record(state_dir: Path, uuid: str) -> InstantRecord | None:
         held=list(value["held"]),
         remove=list(value["remove"]),
         kept=list(value["kept"]),
+        runtime=value["runtime"],
+        settling=value["settling"],
     )
 
 
@@ -178,10 +188,13 @@ def _disk_value(disk: InstantDisk) -> dict[str, Any]:
         "seen": [dict(entry) for entry in disk.seen],
         "policies": dict(disk.policies),
         "kept": str(disk.kept) if disk.kept is not None else None,
+        "whole": disk.whole,
     }
 
 
 def _disk(value: Mapping[str, Any]) -> InstantDisk:
     services = tuple(Service.from_dict(service) for service in value["services"])
     kept = Path(value["kept"]) if value["kept"] is not None else None
-    return InstantDisk(Path(value["path"]), value["size"], services, tuple(value["seen"]), value["policies"], kept)
+    return InstantDisk(
+        Path(value["path"]), value["size"], services, tuple(value["seen"]), value["policies"], kept, value["whole"]
+    )
