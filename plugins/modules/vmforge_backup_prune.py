@@ -280,8 +280,8 @@ vms:
         result:
           description:
             - V(kept), V(deleted), V(planned), or V(elsewhere) if it is another node's to delete.
-            - V(locked) by the bucket, V(held) meanwhile, and V(waiting) for its child, its copy in S3, or a backup that is
-              perhaps built on it just now, are tried again by the next run. So is V(refused), if the virtual machine
+            - V(locked) by the bucket, V(held) meanwhile, and V(waiting) for its child, its copy in S3, or a backup that
+              is perhaps built on it just now, are tried again by the next run. So is V(refused), if the virtual machine
               failed as a whole, and V(failed).
           type: str
           sample: kept

@@ -2,14 +2,13 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ansible module: one object in S3."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: vmforge_s3_object
 short_description: Upload, download or delete an object in S3
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Keeps an object in AWS S3, MinIO or any other server that speaks S3 as wanted.
   - Large files go in parallel parts, each protected by a checksum that the server checks. An interrupted upload
@@ -18,6 +17,7 @@ description:
 author:
   - VMForge contributors (@vmforge)
 extends_documentation_fragment:
+  - vmforge.backup.attributes
   - vmforge.backup.s3
 options:
   key:
@@ -64,7 +64,9 @@ options:
     type: bool
     default: true
   metadata:
-    description: User metadata of the object. Names and values in ASCII. The name V(sha256) is taken.
+    description:
+      - User metadata of the object. Names and values in ASCII.
+      - The names V(sha256) and V(vmforge-upload) are taken.
     type: dict
     default: {}
   content_type:
@@ -85,24 +87,15 @@ options:
     type: str
     default: 1d
 attributes:
-  check_mode:
-    description: Can run in check mode and tell what would change.
-    support: full
   diff_mode:
-    description: Shows the object before and after.
-    support: full
+    details:
+      - It shows the object before and after.
   idempotent:
-    description: Does nothing when all is as wanted.
     support: partial
     details:
       - An object is compared by size and by the SHA-256 in its metadata. What other tools uploaded has none and is
         uploaded once more.
       - With keys that may not look at objects, every run uploads.
-  action_group:
-    description: Takes part in the action group of the collection, for C(module_defaults).
-    support: full
-    membership:
-      - vmforge.backup.all
 seealso:
   - module: vmforge.backup.vmforge_s3_object_info
 """
@@ -263,6 +256,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3_object import O
 
 
 def main() -> None:
+    """Run the module."""
     run_module(
         OBJECT_ARGUMENTS,
         keep_object,

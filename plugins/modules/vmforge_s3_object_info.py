@@ -2,14 +2,13 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ansible module: what lies in S3."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: vmforge_s3_object_info
 short_description: Look at objects in S3
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Looks at one object, or lists those below a directory of keys, in AWS S3, MinIO or any other server that speaks S3.
   - Lists the unfinished uploads that crashes left behind.
@@ -17,6 +16,7 @@ description:
 author:
   - VMForge contributors (@vmforge)
 extends_documentation_fragment:
+  - vmforge.backup.attributes.info_module
   - vmforge.backup.s3
 options:
   key:
@@ -33,21 +33,6 @@ options:
     description: Whether to list unfinished uploads as well.
     type: bool
     default: false
-attributes:
-  check_mode:
-    description: Changes nothing anyway.
-    support: full
-  diff_mode:
-    description: Changes nothing, so there is nothing to show.
-    support: none
-  idempotent:
-    description: Changes nothing.
-    support: full
-  action_group:
-    description: Takes part in the action group of the collection, for C(module_defaults).
-    support: full
-    membership:
-      - vmforge.backup.all
 seealso:
   - module: vmforge.backup.vmforge_s3_object
 """
@@ -199,6 +184,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3_object_info imp
 
 
 def main() -> None:
+    """Run the module."""
     run_module(INFO_ARGUMENTS, look_at_objects, mutually_exclusive=[("key", "path")])
 
 
