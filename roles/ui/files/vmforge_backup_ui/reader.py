@@ -47,7 +47,7 @@ _STATE_OF_VM = (
     "storage, status, meta))) AS state FROM backups WHERE vm_uuid IN (%s, %s) AND status <> 'deleted'"
 )
 _STATE_OF_GONE = "SELECT COUNT(*) AS total, MAX(id) AS newest FROM backups WHERE status = 'deleted'"
-_HISTORIES: Kept[History] = Kept(16)
+_HISTORIES: Kept[History] = Kept(4)
 _GROWTHS: Kept[list[tuple[date, str, int]]] = Kept(1)
 _USER = ("email", "password_hash", "totp_secret", "failed_logins", "locked_until", "role")
 
