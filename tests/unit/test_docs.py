@@ -125,6 +125,14 @@ def test_every_playbook_role_and_plugin_exists(path: Path) -> None:
     assert set(re.findall(r"\bvmforge\.backup\.([a-z_0-9]+)", text)) <= PLAYBOOKS | ROLES | PLUGINS | {"git"}
 
 
+def test_every_file_of_the_code_that_is_named_is_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    layers = text[text.index("## Layers") : text.index("## Decisions")]
+    named = {*re.findall(r"`(_\w+)\.py`", text), *re.findall(r"(?<!\w)_[a-z]\w+", layers)}
+    assert len(named) > 50
+    assert named <= {path.stem for path in (ROOT / "plugins").rglob("*.py")}
+
+
 @pytest.mark.parametrize("path", PAGES, ids=names)
 def test_every_target_of_make_exists(path: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
