@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -82,6 +83,7 @@ class Verification:
     _checked: Sequence[Check] = ()
     _failures: list[str] = field(default_factory=list)
     _progress: Progress | None = None
+    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     def entry(self, result: str, *, seconds: float = 0.0, message: str | None = None) -> dict[str, Any]:
         """The backup's entry in the module's result."""
@@ -191,7 +193,9 @@ class Verification:
         return find_damage(copy, record, parallel=self.options.parallel, advance=self._advance)
 
     def _advance(self, count: int) -> None:
-        self.read += count
+        # From several threads.
+        with self._counting:
+            self.read += count
         if self._progress is not None:
             self._progress.advance(count)
 
