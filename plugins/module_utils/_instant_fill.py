@@ -150,6 +150,9 @@ class Filling:
 
     def _push(self, target: str, disk: InstantDisk) -> int | None:
         """Have a disk filled; how far that is, None where nothing fills it now."""
+        if self.record.settling and self._domain.state().state == "paused":
+            # libvirt went away while we held it.
+            self._domain.resume()
         position = pulled_bytes(self._domain, target)
         if position is not None:
             return position
