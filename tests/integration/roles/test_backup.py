@@ -125,6 +125,7 @@ ONE_BY_ONE = """
 """
 
 
+@pytest.mark.exhaustive
 def test_one_node_at_a_time(play_newest: Play, hypervisor: Hypervisor, storage: Storage) -> None:
     db = hypervisor.db
     playbook = storage.place / "mine.yml"
@@ -136,6 +137,7 @@ def test_one_node_at_a_time(play_newest: Play, hypervisor: Hypervisor, storage: 
     assert run.text.count("RESULT") == 1
 
 
+@pytest.mark.exhaustive
 def test_limit_searches_only_those_nodes(play_newest: Play, hypervisor: Hypervisor, storage: Storage) -> None:
     inventory = nodes("good", foreign(storage.place, "nodisk"))
     run = play_newest("backup.yml", "--limit", "other", vm=hypervisor.db.name, inventory=inventory)

@@ -87,6 +87,7 @@ def test_check_mode_and_the_run_show_one_plan_without_secrets(core: Ansible, env
     assert not list(env.parent.glob(".env.??????*[!~]"))
 
 
+@pytest.mark.exhaustive
 def test_rights_alone_are_set_without_a_copy(core: Ansible, env: Path) -> None:
     done = run(core, "--diff", path=str(env), owner="root", group="0")
     assert (done["changed"], done["names"], copies(env)) == (True, [], [])
@@ -97,6 +98,7 @@ def test_rights_alone_are_set_without_a_copy(core: Ansible, env: Path) -> None:
     assert mode(env) == 0o600
 
 
+@pytest.mark.exhaustive
 def test_a_file_that_is_missing_is_made(core: Ansible, tmp_path: Path) -> None:
     path = tmp_path / ".env"
     assert run(core, "--check", path=str(path), values={"A": 1})["created"]
@@ -159,12 +161,14 @@ def test_a_file_that_cannot_be_read_or_replaced_is_a_clear_error() -> None:
     ("args", "said"),
     [
         ({"values": {"S3_SECRET_KEY": "x"}}, "belongs in secret_values"),
-        ({"values": {"A": "1"}, "secret_values": {"A": "2"}}, "in both"),
-        ({"values": {"A": ["1"]}}, "no text and no number"),
-        ({"values": {"A": "it's $1"}}, "The value of A cannot be written"),
-        ({"values": {"A B": "1"}}, "no name of a variable"),
-        ({"values": {"A": "1"}, "owner": "nobody-here"}, "no user 'nobody-here'"),
-        ({"values": {"A": "1"}, "mode": "rw"}, "no octal number"),
+        pytest.param({"values": {"A": "1"}, "secret_values": {"A": "2"}}, "in both", marks=pytest.mark.exhaustive),
+        pytest.param({"values": {"A": ["1"]}}, "no text and no number", marks=pytest.mark.exhaustive),
+        pytest.param({"values": {"A": "it's $1"}}, "The value of A cannot be written", marks=pytest.mark.exhaustive),
+        pytest.param({"values": {"A B": "1"}}, "no name of a variable", marks=pytest.mark.exhaustive),
+        pytest.param(
+            {"values": {"A": "1"}, "owner": "nobody-here"}, "no user 'nobody-here'", marks=pytest.mark.exhaustive
+        ),
+        pytest.param({"values": {"A": "1"}, "mode": "rw"}, "no octal number", marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_wrong_option_is_named_and_nothing_is_changed(

@@ -95,6 +95,7 @@ def test_the_plan_a_persons_word_and_the_run(play_newest: Play, one: Shelf) -> N
     assert "changed=0" in run.text
 
 
+@pytest.mark.exhaustive
 def test_each_node_deletes_its_own_by_one_plan(play_newest: Play, one: Shelf, two: Shelf) -> None:
     old, new = two.days(6, newest=datetime.now(timezone.utc) - timedelta(days=30)), one.days(8)
     run = play_newest("prune.yml", inventory=both_here(one, two), **WEEK)
@@ -129,6 +130,7 @@ def test_one_node_away_and_nothing_is_pruned_until_it_is_given_up(play_newest: P
     assert one.ids() == ids[:7]
 
 
+@pytest.mark.exhaustive
 def test_what_nobody_knows_any_more_is_kept_and_said(play_newest: Play, one: Shelf) -> None:
     gone = Shelf(one.path, node="one", name="gone-from-the-panel")
     ids = gone.days(9)
@@ -145,6 +147,7 @@ def test_what_nobody_knows_any_more_is_kept_and_said(play_newest: Play, one: She
     assert gone.ids() == ids[1:]
 
 
+@pytest.mark.exhaustive
 def test_a_policy_that_keeps_nothing_stops_its_machine_alone(
     play_newest: Play, hypervisor: Hypervisor, one: Shelf
 ) -> None:
@@ -157,6 +160,7 @@ def test_a_policy_that_keeps_nothing_stops_its_machine_alone(
     assert sorted(one.ids()) == sorted([*ids, *theirs[:7]])
 
 
+@pytest.mark.exhaustive
 def test_a_clock_that_is_off_stops_it_before_the_bucket(
     play_newest: Play, one: Shelf, two: Shelf, storage: Storage, bucket: S3Server
 ) -> None:
@@ -187,9 +191,9 @@ def test_a_clock_that_is_off_stops_it_before_the_bucket(
 @pytest.mark.parametrize(
     "split",
     [
+        pytest.param(False, id="with the nodes' keys"),
         # The fleet of molecule does this too.
-        pytest.param(False, id="with the nodes' keys", marks=pytest.mark.exhaustive),
-        pytest.param(True, id="with the master's keys"),
+        pytest.param(True, id="with the master's keys", marks=pytest.mark.exhaustive),
     ],
 )
 def test_the_bucket(play_newest: Play, one: Shelf, storage: Storage, bucket: S3Server, split: bool) -> None:
