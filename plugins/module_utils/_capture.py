@@ -19,6 +19,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
     CancelledError,
     SourceChangedError,
     SourceError,
+    VMForgeError,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._files import write_file
 from ansible_collections.vmforge.backup.plugins.module_utils._guard import SpaceGuard, Ticker, free_bytes, reserve_bytes
@@ -38,6 +39,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._pipeline import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._plan import BackupPlan, check_space, part_size_for
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import Interrupted
 from ansible_collections.vmforge.backup.plugins.module_utils._source import PARENT_SOCKETS, RUN_DIRECTORY, Source
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import StoredChain
 from ansible_collections.vmforge.backup.plugins.module_utils._target import BackupTarget
@@ -90,12 +92,7 @@ class Capture:
                 is the caller's.
         """
         try:
-            # Watched from the first moment on: a guest fills scratch files also while block status is asked for.
-            with source, Ticker(_WATCH_SECONDS, source.watches(), self.stop, on_failure=source.release):
-                self._has_checkpoint = source.checkpoint is not None
-                self._refuse_changed_disks()
-                definitions = read_definitions(self.domain, self.spec)
-                self._read(source)
+            definitions = self._take(source)
             self._verify()
         finally:
             for written, _record in self._written:
@@ -105,6 +102,21 @@ class Capture:
         for name, data in definitions.items():
             self._files.append(self.target.add_small(name, data))
         return self._write_manifest(source)
+
+    def _take(self, source: Source) -> dict[str, bytes]:
+        """What must be had while the source is open: the disks' data, and the definitions."""
+        try:
+            # Watched from the first moment on: a guest fills scratch files also while block status is asked for.
+            with source, Ticker(_WATCH_SECONDS, source.watches(), self.stop, on_failure=source.release):
+                self._has_checkpoint = source.checkpoint is not None
+                self._refuse_changed_disks()
+                definitions = read_definitions(self.domain, self.spec)
+                self._read(source)
+        except Interrupted:
+            # It may have come just as the source was to be closed, and kept it from that. There is never a second one.
+            source.__exit__()
+            raise
+        return definitions
 
     def _refuse_changed_disks(self) -> None:
         """A disk that was plugged in since the plan was made is not in the job, and nobody would be told."""
@@ -155,17 +167,22 @@ class Capture:
             self.stop.check()
             raise
         except SourceError as error:
-            # A watch may have said already what is wrong, and ended the job for it.
-            self.stop.check()
-            if error.code != SourceError.code:
-                raise
-            # Why it went away says more than that it did; libvirt knows it a moment later than we.
-            deadline = time.monotonic() + _REASON_SECONDS
-            while time.monotonic() < deadline:
-                source.confirm()
-                time.sleep(0.1)
+            if error.code == SourceError.code:
+                self._tell_why(source)
             raise
         source.confirm()
+
+    def _tell_why(self, source: Source) -> None:
+        """Raise what says more than that the source went away, where that is known."""
+        known = self.stop.error
+        if isinstance(known, VMForgeError) and known.code != SourceError.code:
+            # A watch has ended the job for it.
+            raise known
+        # libvirt knows it a moment later than we.
+        deadline = time.monotonic() + _REASON_SECONDS
+        while time.monotonic() < deadline:
+            source.confirm()
+            time.sleep(0.1)
 
     def _ticker(self, *calls: Callable[[], None]) -> Ticker:
         return Ticker(_WATCH_SECONDS, calls, self.stop)

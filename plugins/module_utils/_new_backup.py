@@ -99,7 +99,7 @@ class NewBackup:
                 if manifest.parent is not None and inspection.parent is not None:
                     refuse_lost(inspection.parent, self.offsite)
                 self._commit(backup_id, target, data)
-                self.result.warnings.extend(self._bitmaps.clear({}))
+                self.result.warnings.extend(self._bitmaps.clear(inspection.images))
         except VMForgeError as error:
             self._give_up(backup_id, error, started, again=again)
             raise

@@ -76,6 +76,9 @@ class PullSource:
     refused: dict[str, str] = field(default_factory=dict)
     checkpoint: str | None = None
     checkpoint_xml: str | None = None
+    _paused_before: bool = field(default=False, init=False)
+    # Empty until there may be a job.
+    _socket: str = field(default="", init=False)
 
     def __enter__(self) -> PullSource:
         """Freeze, begin the job, thaw.
@@ -109,6 +112,8 @@ class PullSource:
 
     def __exit__(self, *exception: object) -> None:
         """End the job; let a guest run on that was paused because a scratch file was full."""
+        if not self._socket:
+            return
         with shielded():
             try:
                 end_job(self.domain, self.scratch_dir, resume=not self._paused_before)

@@ -54,7 +54,7 @@ class Source(Protocol):
         """Open it."""
 
     def __exit__(self, *exception: object) -> None:
-        """Close it and leave nothing behind."""
+        """Close it and leave nothing behind, however far it was opened; also once more."""
 
     def release(self) -> None:
         """End what hurts the guest while it lasts; from any thread."""

@@ -34,12 +34,14 @@ class StaleBitmaps:
     def __init__(self, domain: Domain, directory: VmDirectory, disks: Sequence[Disk]) -> None:
         self._domain, self._directory = domain, directory
         self._targets = [disk.target for disk in disks if disk.format == "qcow2"]
+        self._removed: set[str] = set()
 
     def clear(self, images: Mapping[str, ImageFacts]) -> list[str]:
-        """Remove all but the newest.
+        """Remove all but the newest: before a backup, and behind its commit what it has replaced.
 
         Args:
-            images: Target -> what its image says. Bitmaps that were made since the domain was started are not in it.
+            images: Target -> what its image said before the backup. Bitmaps that were made since the domain was started
+                are not in it; those that a crash broke are, of which libvirt knows nothing, and QEMU resizes no disk.
         """
         here = list(islice(checkpoints_here(self._directory), 2))
         newest = [name for _id, name in here]
@@ -51,11 +53,14 @@ class StaleBitmaps:
                     stale.setdefault(bitmap.name, []).append(target)
         problems: list[str] = []
         for name, targets in stale.items():
-            problems += self._attempt(name, targets, certain=True)
+            if name not in self._removed:
+                self._removed.add(name)
+                problems += self._attempt(name, targets, certain=True)
         # Of a run that was killed behind its commit, and of those that another program has cleared up after.
         for name in [*newest[1:], *self._failed(since=here[0][0] if here else "")]:
-            if name not in stale and name not in kept:
-                problems += self._attempt(name, self._targets, certain=False)
+            if name not in kept:
+                others = [target for target in self._targets if target not in stale.get(name, ())]
+                problems += self._attempt(name, others, certain=False)
         return problems
 
     def drop(self, backup_id: str) -> list[str]:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk
@@ -45,11 +46,10 @@ class StoppedSource:
     # A checkpoint can only be made of a running domain.
     checkpoint: str | None = None
     checkpoint_xml: str | None = None
+    _servers: list[ExportServer] = field(default_factory=list, init=False)
 
     def __enter__(self) -> StoppedSource:
         """Start one export per disk. Raises ``SourceError`` when an image cannot be opened."""
-        self._directory = RUN_DIRECTORY / self.domain.uuid / DISK_SOCKETS
-        self._servers: list[ExportServer] = []
         self._before = self._look()
         if self.domain.has_saved_state():
             self.consistency = "crash"
@@ -68,6 +68,10 @@ class StoppedSource:
             self.__exit__()
             raise
         return self
+
+    @property
+    def _directory(self) -> Path:
+        return RUN_DIRECTORY / self.domain.uuid / DISK_SOCKETS
 
     def _serve(self, disk: Disk) -> ExportServer:
         if self.since is not None and disk.target in self.since.disks:

@@ -145,7 +145,7 @@ class Campaign:
         # Where the module is killed, its worker finishes the backup and has nobody to tell.
         orphan = fault == "kill-main" and "BrokenPipeError" in child.errors()
         require("Traceback" not in child.errors() or orphan, child.errors())
-        finished = result is not None and not _died(result)
+        finished = result is not None and not _died(result) and not (self.unclean and _hardly_began(result))
         if finished:
             self.typical += 0.3 * (min(child.seconds(), 10) - self.typical)
         self.unclean = not finished
@@ -383,7 +383,6 @@ class Campaign:
                 child.wait(180)
                 self.unclean = self.s3_owed = True
                 self.doomed.add(entry["id"])
-                del left[entry["id"]]
                 words += f", deletion of {entry['id']} killed"
                 continue
             require(child.wait(600), "the deletion did not end")
@@ -400,6 +399,14 @@ def _died(result: dict[str, Any]) -> bool:
     """Whether the process that made the backup was killed: the next run cleans up after it."""
     errors = [entry["error"] for entry in result.get("backups", [])]
     return any(error is not None and error["code"] == "died" for error in errors)
+
+
+def _hardly_began(result: dict[str, Any]) -> bool:
+    """Whether it was stopped before it had, for sure, cleared what the run before left."""
+    errors = [entry["error"] for entry in result.get("backups", [])]
+    return not errors or any(
+        error is not None and (error["code"], error["phase"]) == ("cancelled", "starting") for error in errors
+    )
 
 
 def _signal(pid: int | None, number: int) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import Sour
 from ansible_collections.vmforge.backup.plugins.module_utils._model import Extent
 from ansible_collections.vmforge.backup.plugins.module_utils._open_disk import OpenDisk
 from ansible_collections.vmforge.backup.plugins.module_utils._pipeline import Stop
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import Interrupted
 
 DISK = Disk("vda", "file", "qcow2", "/i/vda")
 MIB, TIB = 1 << 20, 1 << 40
@@ -89,6 +91,8 @@ def test_only_changes() -> None:
     [
         (SourceError("the scratch files are full", code="scratch_full"), "scratch_full"),
         (None, "job_lost"),
+        # What another thread has read.
+        (SourceError("the connection is closed"), "job_lost"),
     ],
 )
 def test_why_a_job_ended(watched: SourceError | None, told: str) -> None:
@@ -114,3 +118,37 @@ def test_why_a_job_ended(watched: SourceError | None, told: str) -> None:
     with pytest.raises(SourceError) as caught:
         capture._read(given)
     assert caught.value.code == told
+
+
+def test_a_signal_that_comes_as_the_source_is_closed() -> None:
+    """It keeps that from happening, and must not: a job that is left fills its scratch files."""
+    closed: list[bool] = []
+
+    class Source:
+        checkpoint = None
+
+        def __enter__(self) -> Source:
+            return self
+
+        def __exit__(self, *_exception: object) -> None:
+            if not closed:
+                closed.append(False)
+                raise Interrupted("SIGTERM")
+            closed.append(True)
+
+        def watches(self) -> list[Any]:
+            return []
+
+        def release(self) -> None:
+            """Nothing to do."""
+
+    def gone() -> None:
+        raise SourceError("the domain is gone")
+
+    given: Any = Source()
+    domain: Any = SimpleNamespace(spec=gone)
+    capture = Capture.__new__(Capture)
+    capture.stop, capture._written, capture.domain = Stop(), [], domain
+    with pytest.raises(Interrupted):
+        capture.run(given)
+    assert closed == [False, True]

@@ -83,6 +83,19 @@ def test_behind_the_commit_that_which_was_read(directory: VmDirectory, removed: 
     assert removed == [(NAMES[1], ("vda", "vdc"), False)]
 
 
+def test_behind_the_commit_those_that_a_crash_broke(directory: VmDirectory, removed: list[Any]) -> None:
+    """libvirt cannot tell of them, images can; and a bitmap of that name may be in another disk."""
+    for number in (0, 1):
+        lay(directory, IDS[number], checkpoint=NAMES[number])
+    stale, images = bitmaps(directory), {"vda": image(NAMES[1], NAMES[8])}
+    stale.clear(images)
+    before = [(NAMES[8], ("vda",), True), (NAMES[0], ("vda", "vdc"), False)]
+    assert removed == before
+    lay(directory, IDS[2], checkpoint=NAMES[2])
+    stale.clear(images)
+    assert removed == [*before, (NAMES[1], ("vda",), True), (NAMES[1], ("vdc",), False)]
+
+
 def test_of_runs_that_failed_since(directory: VmDirectory, removed: list[Any]) -> None:
     lay(directory, IDS[1], checkpoint=NAMES[1])
     for number in (0, 2, 3, 4, 5):
