@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
+from datetime import date
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from vmforge_backup_ui.reader import DatabaseReader, open_database
 @pytest.fixture(scope="module")
 def full(bed: Bed) -> Bed:
     """Machines for two pages, one of them with backups for two."""
-    fill(bed.server, [60, *([1] * 55)])
+    fill(bed.server, [60, *([1] * 55)], gone=2)
     return bed
 
 
@@ -62,6 +63,16 @@ def test_a_page_asks_the_same_whatever_there_is(full: Bed, monkeypatch: pytest.M
         seen.clear()
         assert client.get(URL + path).status_code == 200
         assert [reader.queries <= most for reader in seen] == [True], (name, seen[0].queries)
+
+
+def test_what_is_gone_counts_until_it_went(full: Bed) -> None:
+    login = {"db_host": "127.0.0.1", "db_port": full.server.port, "db_name": DATABASE}
+    known = "SELECT SUM(size_bytes) AS size FROM backups WHERE status = '{}'"
+    [ready], [gone] = (full.server.sql(known.format(status)) for status in ("ready", "deleted"))
+    with open_database({**login, "db_user": "ui", "db_password": "u"}) as reader:
+        for since, counted in ((date(2000, 1, 1), gone["size"]), (date(2999, 1, 1), 0)):
+            sizes = [size for _day, _storage, size in reader.growth(since)]
+            assert (sum(sizes), sum(size for size in sizes if size < 0)) == (ready["size"], -counted)
 
 
 def test_the_pages_cannot_write_or_read_more(full: Bed) -> None:
