@@ -78,7 +78,7 @@ class Guest:
         (AWAY, AWAY, 0, True),
         (AWAY, 2, None, False),
     ],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_freezing(frozen: Answer, thawed: Answer, found: int | None, armed: bool) -> None:
     guest = Guest(frozen, thawed)
