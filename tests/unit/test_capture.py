@@ -127,7 +127,7 @@ def test_a_signal_that_comes_as_the_source_is_closed() -> None:
     class Source:
         checkpoint = None
 
-        def __enter__(self) -> Source:
+        def __enter__(self) -> Any:
             return self
 
         def __exit__(self, *_exception: object) -> None:
