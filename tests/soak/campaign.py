@@ -236,6 +236,10 @@ class Campaign:
     def _power_button(self) -> None:
         if self.guest.state() == "running":
             self.guest.virsh("shutdown", self.guest.name, "--mode", "acpi")
+            # A slow guest takes its time to notice.
+            deadline = time.monotonic() + 60
+            while self.guest.state() == "running" and time.monotonic() < deadline:
+                time.sleep(0.1)
 
     def _kill_qemu(self) -> None:
         if self.guest.state() == "running":
