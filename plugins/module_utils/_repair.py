@@ -18,7 +18,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._copies import (
     LocalCopy,
     OffsiteCopy,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import write_at
+from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import set_direct, write_at
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._files import (
     storage_error,
@@ -116,6 +116,7 @@ def write_parts(
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             os.ftruncate(descriptor, record.size)
+            set_direct(descriptor, True)
 
             def fetch(index: int, _buffer: bytearray) -> None:
                 number = numbers[index - 1]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._copies import LOCAL, Damage, DamagedError, LocalCopy
+from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import set_direct
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, StorageError
 from ansible_collections.vmforge.backup.plugins.module_utils._files import (
     read_json,
@@ -203,20 +204,20 @@ class DiskMaker:
             flags = os.O_RDWR if image.is_device else os.O_RDWR | os.O_CREAT | os.O_EXCL
             descriptor = os.open(target, flags | os.O_CLOEXEC, 0o600)
             try:
-                self._run_convert(sources, image, target)
+                self._run_convert(sources, image, target, cache="none" if set_direct(descriptor, True) else "writeback")
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
             sync_directory(target.parent)
 
-    def _run_convert(self, sources: Sequence[Path], image: Image, target: Path) -> None:
+    def _run_convert(self, sources: Sequence[Path], image: Image, target: Path, *, cache: str) -> None:
         options = ["-n"] if image.is_device else []
         program = need_program("qemu-img", debian="qemu-utils", redhat="qemu-img")
         setpriv = need_program("setpriv", debian="util-linux", redhat="util-linux-core")
         argv = [setpriv, "--pdeathsig", "KILL", "--", program, "convert", "-O", image.format]
         # Complete, so that no name in an image is followed: an image may have been moved, or another one put there.
         source = layered([{"driver": "file", "filename": str(path)} for path in sources])
-        argv += ["-t", "writeback", "-W", "-m", "8", *options, "json:" + json.dumps(source), str(target)]
+        argv += ["-t", cache, "-W", "-m", "8", *options, "json:" + json.dumps(source), str(target)]
         writer = Background(argv, log=self._state / f"{image.disk.target}.log")
         try:
             told = 0.0
