@@ -128,18 +128,19 @@ class OffsiteBackup:
         """Whether its manifest is there. Raises ``S3Error`` when that cannot be told."""
         return self.store.head(self.key(MANIFEST)) is not None
 
-    def is_of_another(self, nodes: Collection[str], sha256: str | None = None) -> bool:
+    def is_of_another(self, nodes: Collection[str], sha256: str | None = None, *, patient: bool = False) -> bool:
         """Whether another backup lies here: S3 has one place for an id, and two nodes may have made one each.
 
         Args:
             nodes: That may have made the one that is meant.
             sha256: Of its manifest; None where that is not known.
+            patient: Outlive a restart of the server.
 
         Raises:
             S3Error: That cannot be told. Keys that may not read are told no.
         """
         try:
-            data = self.store.get(self.key(MANIFEST), max_size=MAX_MANIFEST_SIZE)
+            data = self.store.get(self.key(MANIFEST), max_size=MAX_MANIFEST_SIZE, patient=patient)
             node = decode_manifest(data, where=self.key(MANIFEST)).vm.node
         except (NotFoundError, FormatError):
             return False
@@ -158,7 +159,7 @@ class OffsiteBackup:
             manifest: That may lie here already; None for a backup that has none yet.
         """
         nodes = set() if manifest is None else {decode_manifest(manifest, where=self.key(MANIFEST)).vm.node}
-        if self.is_of_another(nodes, manifest_sha256(manifest) if manifest is not None else None):
+        if self.is_of_another(nodes, manifest_sha256(manifest) if manifest is not None else None, patient=True):
             raise self._taken("another backup lies there")
 
     def put_manifest(self, data: bytes) -> None:
@@ -172,7 +173,7 @@ class OffsiteBackup:
         sizes = {record.name: record.size for record in manifest.files}
         try:
             for disk in manifest.disks:
-                found = self.store.head(self.key(disk.file))
+                found = self.store.head(self.key(disk.file), patient=True)
                 if found is None or found.size != sizes[disk.file]:
                     raise self._taken(f"{disk.file} is not what was uploaded")
         except S3Error as error:

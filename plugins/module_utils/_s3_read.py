@@ -31,6 +31,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import (
     ObjectInfo,
     Unfinished,
     listed,
+    looked_at,
 )
 
 _DOWNLOAD_TRIES = 4
@@ -56,14 +57,20 @@ class S3Reader:
                 self._second = self._maker.make(patient=True)
             return self._second
 
+    def _any(self, patient: bool) -> Any:
+        return self._patient if patient else self._client
+
     def close(self) -> None:
         """Close all connections. Not needed before the process ends."""
         self._client.close()
         if self._second is not None:
             self._second.close()
 
-    def get(self, key: str, *, max_size: int, version_id: str | None = None) -> bytes:
+    def get(self, key: str, *, max_size: int, version_id: str | None = None, patient: bool = False) -> bytes:
         """Read a small object whole.
+
+        Args:
+            patient: Outlive a restart of the server: hours of work depend on it.
 
         Raises:
             NotFoundError: It certainly does not exist.
@@ -72,7 +79,7 @@ class S3Reader:
         version = {"VersionId": version_id} if version_id else {}
         for attempt in range(_DOWNLOAD_TRIES):
             try:
-                answer = self._client.get_object(Key=key, **self._target, **version)
+                answer = self._any(patient).get_object(Key=key, **self._target, **version)
                 self._check_answer(answer, key)
                 if answer["ContentLength"] > max_size:
                     answer["Body"].close()
@@ -86,10 +93,13 @@ class S3Reader:
                     raise translate(error, f"read '{key}'", self.config) from None
         raise AssertionError("unreachable")
 
-    def head(self, key: str, *, version_id: str | None = None, checksum: bool = False) -> ObjectInfo | None:
+    def head(
+        self, key: str, *, version_id: str | None = None, checksum: bool = False, patient: bool = False
+    ) -> ObjectInfo | None:
         """Look at an object.
 
         Args:
+            patient: As for :meth:`get`.
             checksum: Ask for the one that the server keeps; with SSE-KMS that needs the right to decrypt.
 
         Returns:
@@ -103,28 +113,14 @@ class S3Reader:
         if checksum and accepts(self._client, "HeadObject", "ChecksumMode"):
             more["ChecksumMode"] = "ENABLED"
         try:
-            answer = self._client.head_object(Key=key, **self._target, **more)
+            answer = self._any(patient).head_object(Key=key, **self._target, **more)
         except botocore_errors() as error:
             if is_missing(error):
                 self._check_bucket()
                 return None
             raise translate(self._cause(error), f"look at '{key}'", self.config) from None
         self._check_answer(answer, key)
-        return ObjectInfo(
-            key=key,
-            size=answer["ContentLength"],
-            etag=answer["ETag"].strip('"'),
-            last_modified=answer["LastModified"],
-            storage_class=answer.get("StorageClass"),
-            version_id=answer.get("VersionId"),
-            metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
-            content_type=answer.get("ContentType"),
-            server_side_encryption=answer.get("ServerSideEncryption"),
-            lock_mode=answer.get("ObjectLockMode"),
-            locked_until=answer.get("ObjectLockRetainUntilDate"),
-            legal_hold=answer.get("ObjectLockLegalHoldStatus") == "ON",
-            stored_checksum=answer.get("ChecksumSHA256"),
-        )
+        return looked_at(key, answer)
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """List all objects whose keys begin with a prefix (a plain one: ``a`` finds ``ab/c`` too).

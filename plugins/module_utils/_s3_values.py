@@ -58,6 +58,25 @@ class ObjectInfo:
         return self.metadata.get("sha256")
 
 
+def looked_at(key: str, answer: Mapping[str, Any]) -> ObjectInfo:
+    """An object as the answer to HeadObject tells of it."""
+    return ObjectInfo(
+        key=key,
+        size=answer["ContentLength"],
+        etag=answer["ETag"].strip('"'),
+        last_modified=answer["LastModified"],
+        storage_class=answer.get("StorageClass"),
+        version_id=answer.get("VersionId"),
+        metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
+        content_type=answer.get("ContentType"),
+        server_side_encryption=answer.get("ServerSideEncryption"),
+        lock_mode=answer.get("ObjectLockMode"),
+        locked_until=answer.get("ObjectLockRetainUntilDate"),
+        legal_hold=answer.get("ObjectLockLegalHoldStatus") == "ON",
+        stored_checksum=answer.get("ChecksumSHA256"),
+    )
+
+
 def listed(entry: Mapping[str, Any]) -> ObjectInfo:
     """An object as a listing tells of it."""
     return ObjectInfo(

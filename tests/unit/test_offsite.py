@@ -29,14 +29,16 @@ class Bucket:
         self.objects = {name.replace("_", "."): data for name, data in objects.items()}
         self._blind = blind
 
-    def get(self, key: str, *, max_size: int) -> bytes:
+    def get(self, key: str, *, max_size: int, patient: bool) -> bytes:
         assert max_size
+        assert patient
         name = self._name(key)
         if name not in self.objects:
             raise NotFoundError(key)
         return self.objects[name]
 
-    def head(self, key: str) -> SimpleNamespace | None:
+    def head(self, key: str, *, patient: bool) -> SimpleNamespace | None:
+        assert patient
         name = self._name(key)
         return SimpleNamespace(size=len(self.objects[name])) if name in self.objects else None
 
