@@ -61,7 +61,10 @@ def test_a_damage_is_found_named_mended_and_remembered(
     image = manifest.with_name("vda.qcow2")
     good = image.read_bytes()
     image.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
-    planned = play_newest("verify.yml", "--check", inventory=nodes("good"), **offsite)
+    planned = play_newest("verify.yml", "--check", "--diff", inventory=nodes("good"), **offsite)
+    # A line for each backup, as lines.
+    assert re.search(r"^.*: planned, data of .*$", planned.text, re.MULTILINE)
+    assert "\\x0a" not in planned.text
     assert (planned.code, planned.stats["vmforge_backup_verify_report"]["rows"][0]["result"]) == (0, "planned")
     run = play_newest("verify.yml", inventory=nodes("good"), vm=[db.name, "nobody"], **offsite)
     assert run.code == 2
