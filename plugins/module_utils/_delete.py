@@ -32,9 +32,9 @@ from ansible_collections.vmforge.backup.plugins.module_utils._manifest import (
     decode_manifest,
     manifest_sha256,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef, parse_time
+from ansible_collections.vmforge.backup.plugins.module_utils._model import VmRef
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import MAX_MANIFEST_SIZE, OffsiteBackup, OffsiteVm
-from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import HOLD
+from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import HOLD, is_over
 
 
 def find_backup(directory: VmDirectory, offsite: OffsiteVm | None, backup_id: str) -> Manifest | None:
@@ -83,8 +83,7 @@ def refuse_deletion(
     if offsite is not None:
         _refuse_other_place(path, offsite.backup(manifest.id), name)
     for hold in _holds(directory, offsite, manifest.id):
-        until = hold.get("until")
-        if until is None or parse_time(until) > now:
+        if not is_over(hold, now):
             raise InputError(f"{name} is held ({hold.get('reason') or 'no reason given'}); free it first.", code="held")
     found = children if children is not None else _children(directory, offsite, manifest.id)
     if found:

@@ -38,7 +38,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._manifest import Ma
 from ansible_collections.vmforge.backup.plugins.module_utils._model import (
     canonical_uuid,
     format_time,
-    parse_time,
     parse_utc,
     utc_now,
 )
@@ -48,7 +47,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._options import DEF
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3_ARGUMENTS, S3Config
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import DENIED
-from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import HOLD
+from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import HOLD, is_over
 
 HOLD_ARGUMENTS: dict[str, dict[str, Any]] = {
     "vm": {"type": "str", "required": True},
@@ -239,7 +238,7 @@ def _apply(copies: Copies, wanted: dict[str, Any] | None, *, check_mode: bool) -
     there = copies.read()
     if wanted is None:
         now, hold = utc_now(), None
-        changed = any(found is not None and not _is_over(found, now) for found in there)
+        changed = any(found is not None and not is_over(found, now) for found in there)
         if changed and not check_mode:
             copies.remove({"reason": "freed", "by": "", "since": format_time(now), "until": format_time(now)})
     else:
@@ -260,14 +259,6 @@ def _apply(copies: Copies, wanted: dict[str, Any] | None, *, check_mode: bool) -
         }
     }
     return Outcome(changed, values, diff={"before": _text(before), "after": _text(hold)})
-
-
-def _is_over(hold: Mapping[str, Any], now: datetime) -> bool:
-    """A damaged one protects, too."""
-    try:
-        return hold.get("until") is not None and parse_time(hold["until"]) <= now
-    except (ValueError, TypeError, AttributeError):
-        return False
 
 
 def _content(hold: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failure
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST
-from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, parse_id, parse_time
+from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, parse_id
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteBackup, OffsiteVm
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_options import PruneOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_plan import Case, VmListing
@@ -27,7 +27,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._prune_result impor
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_errors import DENIED
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import Unfinished
-from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import HOLD
+from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import HOLD, is_over
 
 ABANDONED = timedelta(days=1)
 # Where no node that was listed has anything of the VM: one that was not listed may be at work on it.
@@ -185,10 +185,7 @@ def _refuse_held(backup: Backup, place: OffsiteBackup, now: datetime) -> None:
         if error.code != DENIED:
             raise
         return
-    if hold is None:
-        return
-    until = hold.get("until")
-    if until is None or parse_time(until) > now:
+    if hold is not None and not is_over(hold, now):
         raise InputError(f"Backup {backup.id} is held ({hold.get('reason') or 'no reason given'}).", code="held")
 
 

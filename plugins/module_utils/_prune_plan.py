@@ -16,6 +16,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._model import canon
 from ansible_collections.vmforge.backup.plugins.module_utils._policy import Policy
 from ansible_collections.vmforge.backup.plugins.module_utils._retention import PrunePlan, plan_deletion, plan_prune
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_config import S3Config
+from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import is_over
 
 Entry = Mapping[str, Any]
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=timezone.utc), datetime(9998, 1, 1, tzinfo=timezone.utc)
@@ -282,11 +283,7 @@ def _failed_checks(entry: Entry) -> dict[str, str | None]:
 
 def _hold(holds: Iterable[Mapping[str, Any]], now: datetime) -> str | None:
     for hold in holds:
-        until = hold.get("until")
-        try:
-            over = until is not None and parse_time(until) <= now
-        except (ValueError, TypeError, AttributeError):
-            over = False
-        if not over:
+        if not is_over(hold, now):
+            until = hold.get("until")
             return f"{hold.get('reason') or 'no reason given'}" + (f", until {until}" if until else "")
     return None

@@ -154,3 +154,9 @@ def test_one_that_was_moved_to_another_ones_place_is_not_deleted_for_it(director
     (path / "manifest.json").write_bytes(manifest_of(CHILD).encode())
     with pytest.raises(FormatError, match="it was moved"):
         find_backup(directory, None, PARENT)
+
+
+@pytest.mark.parametrize("until", ["soon", 7, {}, "2026-11-01"])
+def test_a_hold_whose_end_cannot_be_read_protects(directory: VmDirectory, until: Any) -> None:
+    note(lay(directory, PARENT), "hold.json", reason="audit 7", until=until)
+    assert refused(directory, PARENT).code == "held"
