@@ -99,7 +99,12 @@ class Operator:
     def _grow(self) -> None:
         target = self._random.choice(["vda", "vdc"])
         said = json.loads(run(["qemu-img", "info", "-U", "--output=json", self._source(target)]).stdout)
-        self._guest.virsh("blockresize", self._guest.name, target, f"{said['virtual-size'] + _STEP}B")
+        try:
+            self._guest.virsh("blockresize", self._guest.name, target, f"{said['virtual-size'] + _STEP}B")
+        except RuntimeError as error:
+            # What a crash has broken is there until the next backup is made.
+            if "is inconsistent and cannot be used" not in str(error):
+                raise
 
     def _plug(self) -> None:
         name, path = self._guest.name, self._guest.directory / f"{_PLUGGED}.qcow2"
