@@ -50,13 +50,16 @@ def machine(libvirt_daemon: None) -> Iterator[Guest]:
 
 
 @pytest.fixture(scope="module")
-def engine(machine: Guest, server: S3Server) -> Engine:
+def engine(machine: Guest, server: S3Server) -> Iterator[Engine]:
     """With one backup, here and in S3."""
     place = machine.directory / "engine"
     place.mkdir(mode=0o755)
     made = Engine(place, {"offsite": "s3", **server.params(s3_prefix=f"i/{uuid.uuid4().hex[:8]}")})
     made.backup(machine)
-    return made
+    yield made
+    # What serves a backup outlives whoever started it, a test that failed, too.
+    for number in servers(made).values():
+        os.kill(number, signal.SIGKILL)
 
 
 def restore(engine: Engine, machine: Guest, **more: Any) -> Outcome:
