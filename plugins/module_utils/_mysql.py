@@ -71,7 +71,10 @@ class DatabaseConfig:
         host, socket, ca = (params.get(name) or None for name in ("db_host", "db_socket", "db_ca"))
         tls = params.get("db_tls") or "preferred"
         if not host and not socket:
-            raise InputError("No database is given: set db_host, or db_socket for one on this host.")
+            raise InputError(
+                "No database is given: set db_host, or db_socket for one on this host "
+                "(with the playbooks: vmforge_backup_db_host or vmforge_backup_db_socket)."
+            )
         if host and socket:
             raise InputError("Set either db_host or db_socket, not both.")
         if not params.get("db_user"):
