@@ -99,7 +99,7 @@ class Fleet:
         disks = [Disk(directory / f"{name}-vda.qcow2", size=_DISK)]
         if name.endswith("web1"):
             disks.append(Disk(directory / f"{name}-vdb.raw", format="raw", target="vdb", size=_DISK))
-        return Guest(name, directory, disks, slots=256, pause=100_000, uuid=uuid, run=self.hosts[node].run)
+        return Guest(name, directory, disks, slots=256, pause=500_000, uuid=uuid, run=self.hosts[node].run)
 
     def up(self) -> None:
         """Make all of it; what was begun is removed again if that fails."""
@@ -193,14 +193,14 @@ class Fleet:
     def _wait_for_guests(self, node: str) -> None:
         for name, running in GUESTS[node].items():
             if running:
-                self.guests[name].wait_more(5)
+                self.guests[name].wait_more(2)
 
     def revive(self, node: str) -> None:
         """Switch a node on again after :meth:`Container.kill`, and its guests as its administrator would."""
         self.hosts[node].start()
         for name, running in GUESTS[node].items():
             if running:
-                self.guests[name].start().wait_more(5)
+                self.guests[name].start().wait_more(2)
 
     def _write_inventory(self) -> None:
         place = self.directory / "inventory"
@@ -241,7 +241,7 @@ class Fleet:
             "vmforge_backup_db_admin_user": "root",
             # From here on: how the master's own Ansible is installed, and how it reaches the nodes.
             "vmforge_backup_schedule_ansible_core": f"ansible-core=={CORE}.*",
-            "vmforge_backup_schedule_pip_arguments": f"--no-index --find-links={wheels()}",
+            "vmforge_backup_schedule_pip_arguments": f"--no-index --no-compile --find-links={wheels()}",
             "vmforge_backup_schedule_delay": 0,
         }
 

@@ -72,7 +72,8 @@ class Container:
 
     def wait_booted(self) -> None:
         """Wait until systemd has started what it should."""
-        argv = ["systemctl", "is-system-running"]
+        # It waits by itself, as soon as there is somebody to ask: each question costs the start of a process.
+        argv = ["systemctl", "is-system-running", "--wait"]
         wait(lambda: self.run(argv, check=False).stdout.strip() in ("running", "degraded"), f"systemd of {self.host}")
 
     def run(

@@ -191,9 +191,9 @@ def test_a_clock_that_is_off_stops_it_before_the_bucket(
 @pytest.mark.parametrize(
     "split",
     [
-        pytest.param(False, id="with the nodes' keys"),
         # The fleet of molecule does this too.
-        pytest.param(True, id="with the master's keys", marks=pytest.mark.exhaustive),
+        pytest.param(False, id="with the nodes' keys", marks=pytest.mark.exhaustive),
+        pytest.param(True, id="with the master's keys"),
     ],
 )
 def test_the_bucket(play_newest: Play, one: Shelf, storage: Storage, bucket: S3Server, split: bool) -> None:
