@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.bed.ansible import ROOT
@@ -20,19 +21,20 @@ from tests.integration.roles.conftest import Hypervisor, Play, Storage, nodes
 PAGE = ROOT / "docs" / "disaster-recovery.md"
 
 
-def commands(name: str, variables: Path) -> list[list[str]]:
-    """All of them; only the machine's name and the place of the file are put in."""
-    blocks = re.findall(r"^```console\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    lines = [
-        line.replace("vm=web1", f"vm={name}").replace("@recovery.yml", f"@{variables}") for line in blocks_of(blocks)
-    ]
-    found = [shlex.split(line) for line in lines]
+def commands(variables: Path, sections: Iterable[int], **names: str) -> list[list[str]]:
+    """Those of some sections; only the file of variables and names are put in: ``vm="web9"`` for ``vm=web1``."""
+    found = []
+    for section in sections:
+        text = PAGE.read_text().split(f"\n## {section}. ")[1].split("\n## ")[0]
+        blocks = re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        assert blocks
+        for line in "".join(blocks).splitlines():
+            command = line.replace("@recovery.yml", f"@{variables}")
+            for name, value in names.items():
+                command = re.sub(rf"\b{name}=\S+", f"{name}={value}", command)
+            found.append(shlex.split(command))
     assert all(argv[0] == "ansible-playbook" for argv in found)
     return found
-
-
-def blocks_of(blocks: list[str]) -> list[str]:
-    return [line for block in blocks for line in block.splitlines()]
 
 
 def test_a_machine_comes_back_from_the_bucket_alone(
@@ -66,7 +68,7 @@ def test_a_machine_comes_back_from_the_bucket_alone(
         recovery.write_text(json.dumps({**offsite, **more, "vmforge_backup_manage_packages": False}))
         texts = []
         try:
-            for argv in commands(lost.name, recovery):
+            for argv in commands(recovery, (2, 3, 4), vm=lost.name):
                 run = play_newest(ROOT / argv[1], *argv[2:])
                 assert run.code == 0, f"{argv}: {run.text}"
                 texts.append(run.text)

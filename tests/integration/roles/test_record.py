@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from tests.bed.ansible import ROOT
 from tests.bed.catalog import prepare
 from tests.bed.mariadb import MariaDB, mariadb
 from tests.bed.s3 import S3Server
 from tests.integration.roles.conftest import Hypervisor, Play, Storage, nodes
+from tests.integration.roles.test_disaster import commands
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +102,10 @@ def test_policies_of_the_panel_are_obeyed(
     [before] = [row for row in rows(database) if row["vm_uuid"] == web.uuid]
     database.sql("DELETE FROM backups")
     (storage.place / "nothing").mkdir()
-    lost = {"vmforge_backup_dir": str(storage.place / "nothing"), "vmforge_backup_node": before["meta"]["node"]}
-    again = {**lost, "vmforge_backup_verify_level": "manifest", "vmforge_backup_catalog_whole_bucket": "true"}
-    run = play_newest("verify.yml", **again, **login(database), **bucket_of(bucket))
+    recovery = storage.place / "recovery.yml"
+    recovery.write_text(json.dumps({**login(database), **bucket_of(bucket)}))
+    [argv] = commands(recovery, [5], vmforge_backup_node=before["meta"]["node"])
+    run = play_newest(ROOT / argv[1], *argv[2:], vmforge_backup_dir=str(storage.place / "nothing"))
     assert run.code == 0, run.text
     [after] = [row for row in rows(database) if row["vm_uuid"] == web.uuid]
     for name in ("status", "storage", "s3_key", "checksum_sha256"):
@@ -129,6 +132,7 @@ def test_a_policy_that_cannot_be_read_drops_no_local_copy(
     assert rows(database) == []
 
 
+@pytest.mark.exhaustive
 def test_policies_from_variables_need_no_database(
     play_newest: Play, hypervisor: Hypervisor, storage: Storage, bucket: S3Server
 ) -> None:
@@ -168,6 +172,7 @@ def test_what_has_gone_from_the_node_is_looked_for_in_the_bucket(
     assert (after["status"], after["storage"], after["path"]) == ("ready", "s3", before["path"])
 
 
+@pytest.mark.exhaustive
 def test_check_mode_records_nothing(
     play_newest: Play, hypervisor: Hypervisor, storage: Storage, database: MariaDB
 ) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.bed.records import Geometry
+from tests.bed.records import verify as verify_records
 from tests.bed.s3 import S3Server
 from tests.bed.s3_proxy import Proxy, cutting_proxy
 from tests.integration.roles.conftest import Hypervisor, Play, Storage, nodes
@@ -116,3 +119,48 @@ def test_a_machine_from_the_bucket_alone(
     nothing = play_newest("restore.yml")
     assert nothing.code == 2
     assert "Say which virtual machine to restore" in nothing.text
+
+
+@pytest.mark.exhaustive
+def test_a_backup_boots_and_is_a_machine_at_once(
+    play_newest: Play, hypervisor: Hypervisor, storage: Storage, offsite: dict[str, Any]
+) -> None:
+    """What a guest finds on its disks while they are filled from the bucket, and the disks when they are whole."""
+    web, name = hypervisor.web, f"{hypervisor.web.name}-now"
+    made = play_newest("backup.yml", vm=web.name, inventory=nodes("good"), vmforge_backup_offsite="s3", **offsite)
+    assert made.code == 0, made.text
+    newest = web.wrote()
+    booted = {"vmforge_backup_verify_level": "boot", "vmforge_backup_screenshot_dir": str(storage.place / "pictures")}
+    run = play_newest("verify.yml", vm=web.name, inventory=nodes("good"), **booted, **offsite)
+    assert run.code == 0, run.text
+    [row] = run.stats["vmforge_backup_verify_report"]["rows"]
+    assert (row["result"], row["copies"]) == ("good", ["local", "s3"])
+    [record] = storage.backups.glob("*/*/verified.json")
+    results = json.loads(record.read_bytes())["results"]
+    assert {(result["copy"], result["level"], result["ok"]) for result in results} >= {
+        ("local", "boot", True),
+        ("s3", "boot", True),
+    }
+    # From the bucket alone.
+    options = {"vm": web.name, "to": name, "vmforge_backup_restore_storage": str(storage.place)}
+    options["vmforge_backup_restore_state_dir"] = str(storage.place / "state")
+    options["vmforge_backup_dir"] = str(storage.place / "lost")
+    try:
+        run = play_newest(
+            "restore.yml", inventory=nodes("a"), vmforge_backup_restore_instant=True, **options, **offsite
+        )
+        assert run.code == 0, run.text
+        report = run.stats["vmforge_backup_restore_report"]
+        assert (report["vm"], report["result"], set(report["sources"].values())) == (name, "restored", {"s3"})
+        log = Path(f"{web.log}.{name}")
+        while not (found := re.search(r"found 1\.\.(\d+) intact", log.read_text())):
+            assert web.virsh("domstate", name).strip() == "running"
+            time.sleep(0.5)
+        assert 0 < int(found.group(1)) <= newest
+        web.virsh("destroy", name)
+        paths = [disk["path"] for disk in report["disks"]]
+        assert int(found.group(1)) <= verify_records(paths, Geometry.of(web), formats=["qcow2"] * len(paths))
+    finally:
+        for action in ("destroy", "undefine"):
+            with contextlib.suppress(RuntimeError):
+                web.virsh(action, name)
