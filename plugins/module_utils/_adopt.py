@@ -14,11 +14,11 @@ from zoneinfo import ZoneInfo
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
 from ansible_collections.vmforge.backup.plugins.module_utils._model import (
-    ID_PATTERN,
     MAX_CLOCK_AHEAD,
     canonical_uuid,
     format_id,
     format_time,
+    is_id,
     parse_time,
 )
 
@@ -116,7 +116,7 @@ def refusal(row: PackRow, *, now: datetime) -> str | None:
         return f"it was made at {format_time(row.instant)}, which is in the future: check panel_timezone and the clocks"
     if row.path is not None and (not row.path.startswith("/") or "\0" in row.path):
         return f"its path {row.path!r} is not absolute"
-    if any(ID_PATTERN.match(word.split(".", 1)[0]) for place in row.sources for word in place.split("/")[:-1]):
+    if any(is_id(word.split(".", 1)[0]) for place in row.sources for word in place.split("/")[:-1]):
         return "it names an image within a backup of this collection"
     return None
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from xml.etree import ElementTree
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError
-from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, parse_id
+from ansible_collections.vmforge.backup.plugins.module_utils._model import is_id, parse_id
 
 # The file of a backup that says what libvirt knew of its checkpoint.
 CHECKPOINT = "checkpoint.xml"
@@ -32,7 +32,7 @@ def checkpoint_name(backup_id: str, uuid: str) -> str:
 def is_checkpoint_of(name: str, uuid: str) -> bool:
     """Whether a name is that of a checkpoint which we made of this VM."""
     backup_id = name[len(_PREFIX) : -_UUID_LENGTH - 1]
-    return bool(ID_PATTERN.match(backup_id)) and name == checkpoint_name(backup_id, uuid)
+    return is_id(backup_id) and name == checkpoint_name(backup_id, uuid)
 
 
 def checkpoint_xml(

@@ -16,7 +16,7 @@ from typing import Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import BusyError, FormatError, StorageError
 from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors, sync_directory
-from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, next_id, utc_now
+from ansible_collections.vmforge.backup.plugins.module_utils._model import is_id, next_id, utc_now
 
 PARTIAL, DELETING, FAILED = ".partial", ".deleting", ".failed.json"
 MANIFEST, OFFSITE, PROGRESS = "manifest.json", "offsite.json", "progress.json"
@@ -131,11 +131,11 @@ class VmDirectory:
         """
         listed = self.entries() if entries is None else entries
         names = (name[: len(name) - len(suffix)] for name in listed if name.endswith(suffix))
-        return [name for name in names if ID_PATTERN.match(name)]
+        return [name for name in names if is_id(name)]
 
     def known_ids(self) -> set[str]:
         """Every id that was ever reserved here, whatever became of it."""
-        return {name for entry in self.entries() if ID_PATTERN.match(name := entry.split(".", 1)[0])}
+        return {name for entry in self.entries() if is_id(name := entry.split(".", 1)[0])}
 
     def reserve(self, elsewhere: Iterable[str], *, clock: Callable[[], datetime] = utc_now) -> str:
         """Take a new id by creating its ``.partial`` directory.
@@ -159,7 +159,7 @@ class VmDirectory:
 
     def entry(self, backup_id: str, suffix: str = "") -> Path:
         """The path of a backup, or of what it is called in another state."""
-        if not ID_PATTERN.match(backup_id):
+        if not is_id(backup_id):
             raise FormatError(f"{backup_id!r} is not a backup id such as 20261122T151200Z.")
         return self.path / (backup_id + suffix)
 

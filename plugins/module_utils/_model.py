@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
 
-ID_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}Z\Z")
+_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z\Z")
 _ID_FORMAT = "%Y%m%dT%H%M%SZ"
 # A newest id further ahead than this means that some clock is wrong; waiting would not help.
 MAX_CLOCK_AHEAD = timedelta(minutes=5)
@@ -77,11 +77,20 @@ def format_id(moment: datetime) -> str:
 
 def parse_id(text: str) -> datetime:
     """The second that an id names, aware. Raises ``ValueError`` when it is no id."""
-    if not ID_PATTERN.match(text):
+    if not _ID.match(text):
         raise ValueError(f"{text!r} is not a backup id such as 20261122T151200Z")
     # strptime() takes seven times as long, and there may be many.
     date, clock = (int(text[:4]), int(text[4:6]), int(text[6:8])), (int(text[9:11]), int(text[11:13]), int(text[13:15]))
     return datetime(*date, *clock, tzinfo=timezone.utc)
+
+
+def is_id(text: str) -> bool:
+    """Whether it is the id of a backup: of that form, and a time that there is."""
+    try:
+        parse_id(text)
+    except ValueError:
+        return False
+    return True
 
 
 def next_id(known: Iterable[str], *, now: datetime) -> tuple[str, float]:

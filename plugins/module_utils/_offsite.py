@@ -22,7 +22,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._manifest import (
     decode_manifest,
     manifest_sha256,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, format_time, utc_now
+from ansible_collections.vmforge.backup.plugins.module_utils._model import format_time, is_id, utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_multipart import MultipartUpload
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_values import StoredObject
@@ -86,7 +86,7 @@ class OffsiteVm:
                 return None
             raise
         names = (prefix.rstrip("/").rsplit("/", 1)[-1] for prefix in found)
-        return [name for name in names if ID_PATTERN.match(name)]
+        return [name for name in names if is_id(name)]
 
     def backup(self, backup_id: str) -> OffsiteBackup:
         """One backup's place."""

@@ -14,7 +14,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import Form
 from ansible_collections.vmforge.backup.plugins.module_utils._files import decode_json
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import check_place, decode_manifest
-from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, canonical_uuid
+from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid, is_id
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import MAX_MANIFEST_SIZE
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._sidecars import HOLD, VERIFIED
@@ -66,7 +66,7 @@ class OffsiteListing:
         """UUID, id and file name of a key; None for an object that is not ours."""
         base = self._store.config.prefix
         words = key[len(base) + 1 if base else 0 :].split("/")
-        if len(words) != 3 or canonical_uuid(words[0]) != words[0] or not ID_PATTERN.match(words[1]):
+        if len(words) != 3 or canonical_uuid(words[0]) != words[0] or not is_id(words[1]):
             return None
         return words[0], words[1], words[2]
 

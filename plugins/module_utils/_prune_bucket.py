@@ -18,7 +18,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._errors import (
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._files import as_failure
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST
-from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, parse_id
+from ansible_collections.vmforge.backup.plugins.module_utils._model import is_id, parse_id
 from ansible_collections.vmforge.backup.plugins.module_utils._offsite import OffsiteBackup, OffsiteVm
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_options import PruneOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_plan import Case, VmListing
@@ -231,7 +231,7 @@ class Reaper:
     def _is_old(self, vm: VmListing, prefix: str, upload: Unfinished) -> bool:
         key, _upload_id, begun = upload
         backup_id = key[len(prefix) :].split("/", 1)[0]
-        if not ID_PATTERN.match(backup_id):
+        if not is_id(backup_id):
             return False
         return self._now - begun > _patience(vm) and self._is_abandoned(vm, backup_id)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
-from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, parse_id, parse_time
+from ansible_collections.vmforge.backup.plugins.module_utils._model import is_id, parse_id, parse_time
 from ansible_collections.vmforge.backup.plugins.module_utils._options import (
     DEFAULT_BACKUP_DIR,
     absolute_path,
@@ -143,7 +143,7 @@ def parse_moment(text: str) -> datetime:
         InputError: Anything else.
     """
     try:
-        return parse_id(text) if ID_PATTERN.match(text) else parse_time(text.strip())
+        return parse_id(text) if is_id(text) else parse_time(text.strip())
     except ValueError as error:
         raise InputError(
             f"before is {text!r}; write a time with its zone, such as 2026-11-22T15:12:00Z or 2026-11-22 16:12+01:00."

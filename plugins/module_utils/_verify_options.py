@@ -15,7 +15,7 @@ from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._boot_options import BOOT_ARGUMENTS, BootOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
-from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, canonical_uuid
+from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid, is_id
 from ansible_collections.vmforge.backup.plugins.module_utils._options import (
     DEFAULT_BACKUP_DIR,
     checked_id,
@@ -96,7 +96,7 @@ class VerifyOptions:
 def _checksums(value: Mapping[str, Any]) -> dict[str, str]:
     for name in value:
         uuid, _slash, backup_id = str(name).partition("/")
-        if canonical_uuid(uuid) != uuid or not ID_PATTERN.match(backup_id):
+        if canonical_uuid(uuid) != uuid or not is_id(backup_id):
             raise InputError(f"checksums: {name!r} is not a UUID and an id with a slash between them.")
     return {name: checked_sha256("checksums", digest) for name, digest in value.items()}
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError
 from ansible_collections.vmforge.backup.plugins.module_utils._model import (
-    ID_PATTERN,
     MAX_CLOCK_AHEAD,
     canonical_uuid,
     format_bytes,
     format_id,
     format_time,
+    is_id,
     next_id,
     parse_duration,
     parse_id,
@@ -70,7 +70,7 @@ def test_what_is_no_id(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["20261122T151200Z\n", "２０２６1122T151200Z", "20261122T151200Z/.."])
 def test_the_pattern_alone_keeps_paths_safe(text: str) -> None:
-    assert not ID_PATTERN.match(text)
+    assert not is_id(text)
 
 
 @given(known=st.lists(st.integers(-100_000, int(MAX_CLOCK_AHEAD.total_seconds()) - 2), max_size=6))
@@ -163,3 +163,19 @@ def test_times_of_people_are_utc_unless_they_say_otherwise(text: str, expected: 
 def test_what_is_no_time_of_people(text: str) -> None:
     with pytest.raises((ValueError, OverflowError)):
         parse_utc(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("20261122T151200Z", True),
+        ("20240229T235959Z", True),
+        ("20260229T000000Z", False),
+        ("99999999T999999Z", False),
+        ("20261122T151200Z.partial", False),
+        ("20261122T151200Z\n", False),
+        ("", False),
+    ],
+)
+def test_what_only_looks_like_an_id_is_none(text: str, good: bool) -> None:
+    assert is_id(text) is good

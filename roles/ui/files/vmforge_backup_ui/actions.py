@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import PolicyError
-from ansible_collections.vmforge.backup.plugins.module_utils._model import ID_PATTERN, canonical_uuid, parse_time
+from ansible_collections.vmforge.backup.plugins.module_utils._model import canonical_uuid, is_id, parse_time
 from ansible_collections.vmforge.backup.plugins.module_utils._policy import COLUMNS, checked_fields
 from vmforge_backup_ui.errors import RefusedError
 
@@ -79,7 +79,7 @@ def _machine(vm: Any, *, names: bool) -> str:
 
 
 def _id(value: Any) -> str:
-    if not isinstance(value, str) or not ID_PATTERN.match(value):
+    if not isinstance(value, str) or not is_id(value):
         raise RefusedError("That is no id of a backup, such as 20261122T151200Z.")
     return value
 

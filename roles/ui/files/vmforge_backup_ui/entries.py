@@ -12,8 +12,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._model import (
-    ID_PATTERN,
     canonical_uuid,
+    is_id,
     parse_id,
     parse_time,
 )
@@ -94,7 +94,7 @@ class Backup:
 def entry_of_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
     """The entry of a listing that a row of ``backups`` was made of; None for a row of another tool."""
     meta = _json(row["meta"])
-    if not isinstance(meta.get("id"), str) or not ID_PATTERN.match(meta["id"]) or not meta.get("node"):
+    if not isinstance(meta.get("id"), str) or not is_id(meta["id"]) or not meta.get("node"):
         return None
     uuid = canonical_uuid(str(row["vm_uuid"]))
     if uuid is None:
