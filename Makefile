@@ -10,7 +10,7 @@ help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
 
 deps: ## Install the Debian packages that are missing (as root)
-	@tools/deps.sh
+	@tools/deps.sh requirements/demo.txt requirements/system.txt
 
 link: ## Make this checkout importable as ansible_collections.vmforge.backup
 	@$(PYTHON) tools/environments.py link
@@ -28,6 +28,7 @@ test: deps ## All of it: lint, unit, integration
 	@$(PYTHON) tools/check.py lint unit integration
 
 exhaustive: deps ## The cases that make test leaves out for time
+	@tools/deps.sh requirements/exhaustive.txt
 	@$(PYTHON) tools/environments.py exec -m pytest -q -m exhaustive tests/unit tests/integration
 	@$(PYTHON) tools/docs.py
 
@@ -38,7 +39,8 @@ bench: deps ## Speed against others and against the machine's limits: ROUNDS=5, 
 	@tools/deps.sh requirements/bench.txt
 	@$(PYTHON) tools/environments.py exec -m tests.bench.bench
 
-demo: deps ## Back up a running guest of its own, and prove the copy
+demo: ## Back up a running guest of its own, and prove the copy
+	@tools/deps.sh requirements/demo.txt
 	@$(PYTHON) demo run
 
 demo-clean: ## Remove everything that the demo made

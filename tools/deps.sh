@@ -1,20 +1,20 @@
 #!/bin/sh
-# usage: deps.sh [FILE]. Installs the packages of requirements/system.txt, or of FILE, that are missing; says so, and
-# does nothing if none is.
+# usage: deps.sh FILE... Installs the packages that the files name and that are missing; does nothing if all are there.
 set -eu
 cd "$(dirname "$0")/.."
-list=${1:-requirements/system.txt}
-
 if ! command -v apt-get >/dev/null; then
-    echo "deps: no apt-get here; install what $list lists in this system's own way" >&2
+    echo "deps: no apt-get here; install what $* list in this system's own way" >&2
     exit 0
 fi
+list=$(cat "$@")
 set --
 while read -r package; do
     case $package in '#'* | '') continue ;; esac
     state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
     [ "$state" = installed ] || set -- "$@" "$package"
-done < "$list"
+done <<EOF
+$list
+EOF
 [ $# -gt 0 ] || exit 0
 
 if [ "$(id -u)" != 0 ]; then
