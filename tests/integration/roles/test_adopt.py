@@ -66,6 +66,7 @@ def insert(database: MariaDB, uuid: str, path: Path | None, digest: str, s3_key:
     )
 
 
+@pytest.mark.exhaustive
 def test_a_fleet_adopts_and_the_panel_follows(
     play_newest: Play,
     hypervisor: Hypervisor,

@@ -107,6 +107,7 @@ def test_one_name_on_two_nodes_is_refused_unless_it_is_a_uuid(
     assert (run.code, run.rows) == (0, [(db.name, "good", "created")])
 
 
+@pytest.mark.exhaustive
 def test_a_machine_that_was_moved_is_not_read_where_it_is_off(
     play_newest: Play, hypervisor: Hypervisor, storage: Storage
 ) -> None:
@@ -150,7 +151,7 @@ def test_limit_searches_only_those_nodes(play_newest: Play, hypervisor: Hypervis
     [
         ({"vmforge_backup_quiesce": "sometimes"}, "backup_quiesce"),
         pytest.param({"vmforge_backup_parallel": "many"}, "backup_parallel", marks=pytest.mark.exhaustive),
-        ({"vmforge_backup_offsite": "s3"}, "s3_bucket"),
+        pytest.param({"vmforge_backup_offsite": "s3"}, "s3_bucket", marks=pytest.mark.exhaustive),
         pytest.param({"vmforge_backup_rate_limit": "fast"}, "rate_limit", marks=pytest.mark.exhaustive),
         ({"vmforge_backup_dir": "/nonexistent/dir"}, "/nonexistent/dir does not exist"),
     ],

@@ -109,6 +109,7 @@ def test_a_file_that_is_missing_is_made(core: Ansible, tmp_path: Path) -> None:
     assert "its directory does not exist" in failed["msg"]
 
 
+@pytest.mark.exhaustive
 def test_links_are_followed_unless_somebody_else_may_have_led_us(core: Ansible, env: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(".env")
@@ -127,6 +128,7 @@ def test_links_are_followed_unless_somebody_else_may_have_led_us(core: Ansible, 
     assert "BACKUP_DIR=/new\n" in env.read_text()
 
 
+@pytest.mark.exhaustive
 def test_what_is_no_file_is_a_clear_error(core: Ansible, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "binary").write_bytes(b"A=1\0\n")
@@ -243,6 +245,7 @@ def fleet(core: Ansible, tmp_path: Path) -> Fleet:
     return fleet
 
 
+@pytest.mark.exhaustive
 def test_the_role_puts_the_masters_settings_on_all_hosts_and_each_keeps_its_keys(fleet: Fleet) -> None:
     code, text = fleet.play("--check", "--diff")
     assert code == 0, text

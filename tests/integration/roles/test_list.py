@@ -29,13 +29,13 @@ def offsite(bucket: S3Server, storage: Storage) -> dict[str, Any]:
 
 
 def test_nodes_and_bucket_make_one_list_and_the_bucket_outlives_the_node(
-    play: Play, hypervisor: Hypervisor, storage: Storage, offsite: dict[str, Any]
+    play_newest: Play, hypervisor: Hypervisor, storage: Storage, offsite: dict[str, Any]
 ) -> None:
     db = hypervisor.db
-    made = play("backup.yml", vm=db.name, inventory=nodes("good"), vmforge_backup_offsite="s3", **offsite)
+    made = play_newest("backup.yml", vm=db.name, inventory=nodes("good"), vmforge_backup_offsite="s3", **offsite)
     assert made.code == 0, made.text
     output = storage.place / "list.json"
-    run = play("list.yml", inventory=nodes("good"), vmforge_backup_list_output=str(output), **offsite)
+    run = play_newest("list.yml", inventory=nodes("good"), vmforge_backup_list_output=str(output), **offsite)
     assert run.code == 0, run.text
     [backup] = run.stats["vmforge_backup_list"]["backups"]
     assert (backup["vm_name"], backup["node"], backup["status"]) == (db.name, "good", "ready")
@@ -43,13 +43,14 @@ def test_nodes_and_bucket_make_one_list_and_the_bucket_outlives_the_node(
     assert "local+s3" in run.text
     assert json.loads(output.read_text()) == run.stats["vmforge_backup_list"]
     shutil.rmtree(storage.backups / db.uuid)
-    run = play("list.yml", inventory=nodes(DEAD, "good"), vm=db.name, **offsite)
+    run = play_newest("list.yml", inventory=nodes(DEAD, "good"), vm=db.name, **offsite)
     assert run.code == 2
     [backup] = run.stats["vmforge_backup_list"]["backups"]
     assert (backup["node"], backup["copies"], backup["path"]) == ("good", ["s3"], None)
     assert re.search(r"dead could not be listed: .*\bssh\b", run.text)
 
 
+@pytest.mark.exhaustive
 def test_a_bucket_alone_and_a_copy_that_is_gone(
     play_newest: Play, hypervisor: Hypervisor, storage: Storage, bucket: S3Server, offsite: dict[str, Any]
 ) -> None:

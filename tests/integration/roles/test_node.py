@@ -19,6 +19,7 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o7777
 
 
+@pytest.mark.exhaustive
 def test_directories_are_made_and_libvirt_is_asked(play_newest: Play, storage: Storage) -> None:
     below = storage.place / "new" / "deep"
     where = {"vmforge_backup_dir": str(below / "backups"), "vmforge_backup_scratch_dir": str(below / "scratch")}

@@ -242,6 +242,7 @@ def test_a_bucket_that_cannot_be_listed_stops_it(
     assert one.ids() == ids
 
 
+@pytest.mark.exhaustive
 def test_delete_one_by_hand(play_newest: Play, one: Shelf, two: Shelf) -> None:
     mine, theirs = one.days(2), two.days(2, newest=datetime.now(timezone.utc) - timedelta(days=9))
     for wrong in ({}, {"vm": one.name}, {"id": mine[0]}):
@@ -268,6 +269,7 @@ def test_delete_one_by_hand(play_newest: Play, one: Shelf, two: Shelf) -> None:
     assert became(run) == {theirs[0]: "deleted"}
 
 
+@pytest.mark.exhaustive
 def test_hold_one_wherever_it_is(play_newest: Play, one: Shelf, two: Shelf) -> None:
     def held(shelf: Shelf) -> list[str]:
         return [entry["id"] for entry in shelf.listing() if entry["hold"] is not None]
@@ -296,6 +298,7 @@ def test_hold_one_wherever_it_is(play_newest: Play, one: Shelf, two: Shelf) -> N
     assert held(two) == []
 
 
+@pytest.mark.exhaustive
 def test_roles_that_need_all_nodes_refuse_serial(play_newest: Play, one: Shelf, two: Shelf, tmp_path: Path) -> None:
     ids = one.days(9)
     roles = ["prune", "hold", "adopt", "restore"]

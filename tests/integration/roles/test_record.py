@@ -149,6 +149,7 @@ def test_policies_from_variables_need_no_database(
     assert copies == {db.name: ["local"], web.name: ["s3"]}
 
 
+@pytest.mark.exhaustive
 def test_what_has_gone_from_the_node_is_looked_for_in_the_bucket(
     play_newest: Play, hypervisor: Hypervisor, storage: Storage, database: MariaDB, bucket: S3Server
 ) -> None:

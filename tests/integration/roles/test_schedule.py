@@ -118,7 +118,6 @@ def test_it_installs_what_runs_changes_nothing_twice_and_goes_without_a_trace(ma
     _check_entries(master)
     _check_inventory(master)
     _check_jobs(master)
-    _check_cron(master)
     _check_command(master)
     assert "changed=0 " in master.play()
     assert "changed=0 " in master.play("--check")
@@ -135,6 +134,13 @@ def test_it_installs_what_runs_changes_nothing_twice_and_goes_without_a_trace(ma
         line for line in master.cron.read_text().splitlines() if not line.startswith("MAILTO")
     ] == OTHERS.splitlines()
     assert "changed=0 " in master.play(vmforge_backup_schedule_state="absent")
+
+
+@pytest.mark.exhaustive
+def test_a_real_cron_runs_it(master: Master) -> None:
+    master.play()
+    _check_cron(master)
+    master.play(vmforge_backup_schedule_state="absent")
 
 
 def _check_entries(master: Master) -> None:
