@@ -11,11 +11,11 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ansible_collections.vmforge.backup.plugins.module_utils import _libvirt
-from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
 from tests.bed.guest import Guest
 from tests.bed.hypervisor import PrivateLibvirt, private_libvirt
 
@@ -98,15 +98,15 @@ def test_it_does_not_come_back_in_time(host: Host, monkeypatch: pytest.MonkeyPat
 def test_it_forgets_that_it_was_asked_to_end_the_job(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """It dies right before QEMU hears of it, as often as it likes: it is asked again."""
     monkeypatch.setattr(_libvirt, "_ABORT_SECONDS", 15)
-    real = Domain._ask_abort
+    real = _libvirt.abort_job
     asked: list[float] = []
 
-    def lost(domain: Domain) -> None:
+    def lost(handle: Any) -> None:
         asked.append(time.monotonic())
         if len(asked) > 2:
-            real(domain)
+            real(handle)
 
-    monkeypatch.setattr(Domain, "_ask_abort", lost)
+    monkeypatch.setattr(_libvirt, "abort_job", lost)
     running = host.engine.start(host.guest)
     entry = running.wait()
     assert entry["error"] is None, entry
@@ -116,17 +116,17 @@ def test_it_forgets_that_it_was_asked_to_end_the_job(host: Host, monkeypatch: py
 def test_it_is_killed_right_behind_its_answer(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """That the job shall end was said; whether it was done is seen, not assumed."""
     monkeypatch.setattr(_libvirt, "_ABORT_SECONDS", 15)
-    real = Domain._ask_abort
+    real = _libvirt.abort_job
     killed: list[bool] = []
 
-    def kill_behind(domain: Domain) -> None:
-        real(domain)
+    def kill_behind(handle: Any) -> None:
+        real(handle)
         if not killed:
             killed.append(True)
             host.libvirt.kill(signal.SIGKILL)
             host.libvirt.start()
 
-    monkeypatch.setattr(Domain, "_ask_abort", kill_behind)
+    monkeypatch.setattr(_libvirt, "abort_job", kill_behind)
     entry = host.engine.start(host.guest).wait()
     assert entry["error"] is None, entry
     assert_unhurt(host.engine, host.guest)

@@ -70,7 +70,7 @@ def test_a_backup_goes_on_without_its_playbook_and_is_found_again(
 ) -> None:
     variables = {
         "vm": full.name,
-        "vmforge_backup_rate_limit": "1M",
+        "vmforge_backup_rate_limit": "300K",
         "vmforge_backup_progress_interval": 1,
         "vmforge_backup_s3_secret_key": SECRET,
         "vmforge_backup_env_path": "",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -23,6 +24,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import InputError, S3Error, VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
+from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_object import OBJECT_ARGUMENTS, keep_object
 from ansible_collections.vmforge.backup.plugins.module_utils._s3_object_info import INFO_ARGUMENTS, look_at_objects
 from tests.bed.s3 import Keys, S3Server
@@ -240,6 +242,14 @@ except CancelledError as error:
 """
 
 
+def has_part(client: Any, bucket: str, store: S3Store) -> bool:
+    """Whether the upload is known to whoever began it."""
+    return any(
+        client.list_parts(Bucket=bucket, Key=key, UploadId=upload).get("Parts")
+        for key, upload, _begun in store.list_multiparts(store.config.key("big"))
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_upload_that_is_stopped_leaves_no_part(
     server: S3Server, make_store: MakeStore, tmp_path: Path, number: signal.Signals
@@ -256,8 +266,9 @@ def test_an_upload_that_is_stopped_leaves_no_part(
         assert child.stdin is not None
         json.dump(params, child.stdin)
         child.stdin.close()
-        while child.poll() is None and not store.list_multiparts(store.config.key("big")):
-            time.sleep(0.02)
+        with contextlib.closing(server.client()) as client:
+            while child.poll() is None and not has_part(client, server.bucket, store):
+                time.sleep(0.02)
         child.send_signal(number)
         assert child.stdout is not None
         output = child.stdout.read()
