@@ -42,7 +42,7 @@ from tests.bed.awx import awx_collections
 from tests.bed.hypervisor import system_libvirt
 
 # More than cores: much of the time is waiting for guests and hosts.
-_JOBS = 5
+_JOBS = 4
 _WEIGHTS = {"fleet": 500, "roles": 400, "engine": 300, "database": 100, "s3": 100, "ui": 90}
 _SHARES = {"engine": 4, "roles": 3}
 CACHE = ROOT / ".cache"
