@@ -32,7 +32,7 @@ def make_guest(directory: Path, source: random.Random) -> tuple[Guest, dict[str,
         disks.append(Disk(path, format=image_format, target=target))
     disks.append(Disk(directory / "vdc.qcow2", target="vdc", size=16 * MIB, fs_mib=14))
     guest = Guest(
-        "vmforge-soak",
+        "soak",
         directory,
         disks,
         agent=True,

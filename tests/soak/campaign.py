@@ -31,6 +31,9 @@ _MOST_AHEAD = 300
 # The newest records of all may have zeroed or discarded their places, which an image does not show.
 _UNSEEN = 2
 _PREFIX = "soak"
+_SAME_PLACE = 0.7
+# Rounds, until all backups are proved again that were.
+_PROVE_AGAIN = 10
 
 # What happens to a run -> how often, in so many of all.
 FAULTS = {
@@ -95,7 +98,10 @@ class Campaign:
         self.doomed: set[str] = set()
         self.unclean = False
         self.s3_owed = False
-        self.typical = 1.5
+        self.place = "both"
+        self.low = 0
+        self.ready: set[str] = set()
+        self.typical, self.rounds = 1.5, 0
         self.outcomes: Counter[str] = Counter()
         self.refusal = ""
         self.words = ""
@@ -124,9 +130,8 @@ class Campaign:
         self.words = words = f"{fault:16} at {moment:4.2f} s  {words}"
         if fault.startswith("guest-off") or fault == "guest-started":
             self._stop_guest()
-        before = {entry["id"] for entry in self.checker.entries() if entry["status"] == "ready"}
         partial = {path.name[:-8] for path in (self.backup_dir / self.guest.uuid).glob("*.partial")}
-        low = self._wrote() - _UNSEEN
+        self.low = self._wrote() - _UNSEEN
         step = self._step(moment) if fault == "clock-back" else None
         if step is not None:
             self.words = words = words + f" clock {step.by:+.0f} s after {step.after:.2f} s"
@@ -139,7 +144,7 @@ class Campaign:
             child.wait(180)
         high = self._recover()
         self.operator.undo()
-        self._note_bounds((low, high))
+        self._note_bounds((self.low, high))
         result = child.result()
         self.words = words = words + f"  -> {self._judge(fault, result)} ({child.seconds():.1f} s)"
         # Where the module is killed, its worker finishes the backup and has nobody to tell.
@@ -150,15 +155,26 @@ class Campaign:
             self.typical += 0.3 * (min(child.seconds(), 10) - self.typical)
         self.unclean = not finished
         self.s3_owed = (self.s3_owed or params["offsite"] == "s3") if self.unclean else False
-        self._check(before, partial, finished)
+        self._check(partial, finished)
         if self.random.random() < 0.9 or not finished:
             words += self._delete_old()
+        self.rounds += 1
+        if self.rounds % _PROVE_AGAIN == 0:
+            problems = self.prove_again()
+            require(not problems, "; ".join(problems))
         return words
+
+    def prove_again(self) -> list[str]:
+        """Prove every backup, also those that were; what is wrong."""
+        self.proved.clear()
+        return self._prove({entry["id"]: entry for entry in self.checker.entries()})
 
     def _options(self, fault: str) -> tuple[dict[str, Any], str]:
         pick = self.random.choice
         places = ["both", "s3-only"] if self.s3_owed or fault == "s3-killed" else ["local", "both", "s3-only"]
-        place = pick(places)
+        # Mostly where the last one went: a chain lies in one place.
+        self.place = self.place if self.place in places and self.random.random() < _SAME_PLACE else pick(places)
+        place = self.place
         chosen: dict[str, Any] = {
             "compression": self.random.choices(["zstd", "zlib", "none"], [6, 2, 2])[0],
             "quiesce": pick(["auto", "auto", "required", "never"]),
@@ -330,23 +346,35 @@ class Campaign:
         if undisturbed or (code == "died" and not fault.startswith(("kill", "term"))):
             raise BrokenError(f"an undisturbed run failed with {code}: {message}")
 
-    def _check(self, before: set[str], partial: set[str], finished: bool) -> None:
+    def _check(self, partial: set[str], finished: bool) -> None:
         self.checker.guest_unharmed()
         entries = {entry["id"]: entry for entry in self.checker.entries()}
-        ready = {key for key, entry in entries.items() if entry["status"] == "ready"}
-        lost = before - ready - self.doomed
-        require(not lost, f"ready before, and not any more: {sorted(lost)}")
+        problems = self._prove(entries)
+        require(not problems, "; ".join(problems))
         if finished:
             self.checker.host_clean()
             self.checker.storage_clean()
             for backup_id in partial:
                 require(backup_id in entries, f"{backup_id} was partial, and nothing tells what became of it")
+
+    def _prove(self, entries: dict[str, dict[str, Any]]) -> list[str]:
+        """Prove what is ready and was not proved as it lies now; what is wrong with it."""
+        ready = {key for key, entry in entries.items() if entry["status"] == "ready"}
+        lost = sorted(self.ready - ready - self.doomed)
+        self.ready = ready
+        problems = [f"ready before, and not any more: {lost}"] if lost else []
         for backup_id in sorted(ready):
             entry = entries[backup_id]
             state = f"{backup_id} {entry['copies']}"
-            if state not in self.proved:
+            if state in self.proved:
+                continue
+            # Told once: the following rounds fail for their own reasons only.
+            self.proved.add(state)
+            try:
                 self.checker.prove(entry, entries, self.bounds[backup_id])
-                self.proved.add(state)
+            except (AssertionError, RuntimeError, OSError, ValueError, KeyError) as error:
+                problems.append(f"{backup_id}: {type(error).__name__}: {error}")
+        return problems
 
     def _note_bounds(self, bounds: tuple[int, int]) -> None:
         """A backup that is finished by a later run holds what there was when it was begun."""
@@ -355,8 +383,12 @@ class Campaign:
             if path.is_dir():
                 self.bounds.setdefault(path.name.split(".")[0], bounds)
 
-    def forgive(self) -> None:
-        """After a failure: remove what it left, so that the following rounds fail for their own reasons only."""
+    def forgive(self) -> list[str]:
+        """After a failure: look at every backup there is, and remove what the round left.
+
+        Returns:
+            What else is wrong.
+        """
         self.guest.virsh("list")
         subprocess.run(
             ["virsh", "-q", "-c", "qemu:///system", "domjobabort", self.guest.name], capture_output=True, check=False
@@ -365,10 +397,11 @@ class Campaign:
             path.unlink()
         for upload in self.checker.uploads():
             self.checker.abort(upload)
-        if self.guest.state() == "shut off":
-            self._start_guest()
-        self.proved.update(f"{entry['id']} {entry['copies']}" for entry in self.checker.entries())
+        high = self._recover()
+        self.operator.undo()
+        self._note_bounds((self.low, high))
         self.unclean = self.s3_owed = True
+        return self._prove({entry["id"]: entry for entry in self.checker.entries()})
 
     def _delete_old(self) -> str:
         """Delete all but the newest; sometimes the deletion is killed, and the next run finishes it."""
@@ -394,6 +427,7 @@ class Campaign:
             require(not outcome["failed"], f"deletion: {outcome}")
             require(not self.checker.keys(entry["id"] + "/"), f"{entry['id']} was deleted, and lies in S3")
             del left[entry["id"]]
+            self.ready.discard(entry["id"])
         for path in (self.backup_dir / self.guest.uuid).glob("*.failed.json"):
             path.unlink()
         return words

@@ -26,7 +26,8 @@ def kill_qemu(guest: Guest) -> None:
     """Kill a guest's QEMU, and wait until libvirt has noticed."""
     os.kill(guest.pid(), signal.SIGKILL)
     deadline = time.monotonic() + 180
-    while guest.state() == "running" and time.monotonic() < deadline:
+    while guest.state() == "running":
+        require(time.monotonic() < deadline, f"{guest.name} runs for libvirt, 180 s after its QEMU was killed")
         time.sleep(0.02)
 
 
@@ -125,12 +126,13 @@ class Operator:
         self.undo()
 
     def _take_snapshot(self) -> None:
-        self._snapshot = self._random.choice(["vda", "vdc"])
-        overlay = self._guest.directory / f"{self._snapshot}.overlay"
-        specs = [f"{self._snapshot},file={overlay}"]
-        specs += [f"{target},snapshot=no" for target in self._targets() if target != self._snapshot]
+        chosen = self._random.choice(["vda", "vdc"])
+        overlay = self._guest.directory / f"{chosen}.overlay"
+        specs = [f"{chosen},file={overlay}"]
+        specs += [f"{target},snapshot=no" for target in self._targets() if target != chosen]
         argv = [word for spec in specs for word in ("--diskspec", spec)]
         self._guest.virsh("snapshot-create-as", self._guest.name, "s", "--disk-only", "--no-metadata", *argv)
+        self._snapshot = chosen
         self._guest.wait_more(5)
 
     def _destroy_bitmap(self) -> None:

@@ -75,6 +75,9 @@ def inside(place: str) -> int:
             campaign.begin()
             until = time.monotonic() + float(minutes) * 60 if minutes else None
             passed, failed = run_rounds(campaign, rounds=rounds, until=until)
+            for problem in campaign.prove_again():
+                failed += 1
+                say(f"at the end: {problem}")
         finally:
             campaign.end()
     for outcome, count in sorted(campaign.outcomes.items()):
@@ -102,9 +105,10 @@ def run_rounds(campaign: Any, *, rounds: int, until: float | None) -> tuple[int,
             say(f"{number:4} FAILED {time.monotonic() - began:4.1f} s  {campaign.words}")
             say(f"     {type(error).__name__}: {error}")
             try:
-                campaign.forgive()
-            except (RuntimeError, TimeoutError) as reason:
-                say(f"soak: cannot go on after that: {reason}")
+                for problem in campaign.forgive():
+                    say(f"     and {problem}")
+            except (AssertionError, RuntimeError, TimeoutError, OSError) as reason:
+                say(f"soak: cannot go on after that: {type(reason).__name__}: {reason}")
                 break
     return passed, failed
 
