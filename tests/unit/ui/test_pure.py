@@ -252,6 +252,19 @@ def test_what_the_next_prune_does_and_what_a_policy_changes() -> None:
     assert line[0].x == 0
 
 
+def test_a_plan_is_made_again_for_another_policy_or_minute() -> None:
+    hold = {"reason": "audit", "until": (NOW + timedelta(seconds=90)).isoformat()}
+    history = History([*days(1), backup_of_entry(entry("20260101T000000Z", hold=hold))])
+    rule = {"keep_daily": 1, "keep_weekly": 0, "keep_monthly": 0}
+
+    def plan(row: dict[str, int], seconds: int) -> Any:
+        return forecast(Machine(VM, "web1"), history, row, (None, {}), now=NOW + timedelta(seconds=seconds))
+
+    assert plan(rule, 0).fates is plan(rule, 59).fates
+    assert [len(plan(rule, seconds).kept) for seconds in (0, 60, 120)] == [2, 2, 1]
+    assert len(plan({**rule, "keep_daily": 2}, 120).kept) == 2
+
+
 def test_where_nothing_is_pruned_it_says_why() -> None:
     machine, zero = Machine(VM, "web1"), dict.fromkeys(("keep_daily", "keep_weekly", "keep_monthly"), 0)
     assert "nothing would be kept" in forecast(machine, History(days(3)), zero, (None, {}), now=NOW).problem

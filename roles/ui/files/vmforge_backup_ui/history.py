@@ -13,7 +13,8 @@ from typing import Any
 from ansible_collections.vmforge.backup.plugins.module_utils._policy import Policy
 from ansible_collections.vmforge.backup.plugins.module_utils._prune_plan import VmListing, gather
 from ansible_collections.vmforge.backup.plugins.module_utils._retention import Decision, plan_prune
-from vmforge_backup_ui.entries import Backup, newest_first
+from vmforge_backup_ui.entries import Backup, depths, newest_first
+from vmforge_backup_ui.kept import Kept
 
 
 class History:
@@ -25,6 +26,12 @@ class History:
 
     def __init__(self, backups: Iterable[Backup] = ()) -> None:
         self.backups = tuple(newest_first(backups))
+        self._plans: Kept[dict[str, Decision]] = Kept(4)
+
+    @cached_property
+    def depths(self) -> dict[str, int]:
+        """How many backups each one builds on, by id."""
+        return depths(self.backups)
 
     @cached_property
     def _listings(self) -> list[VmListing]:
@@ -35,7 +42,14 @@ class History:
         listings = [{"node": node, "backups": entries} for node, entries in by_node.items()]
         return list(gather(listings, None, missing=(), ignored=()).vms.values())
 
-    def decide(self, policy: Policy, *, now: datetime) -> tuple[Decision, ...]:
-        """What a prune by this policy does; VMForgeError where it does nothing."""
+    def decide(self, policy: Policy, *, now: datetime) -> Mapping[str, Decision]:
+        """What a prune by this policy does, by id, newest first; VMForgeError where it does nothing.
+
+        It is worked out once a minute.
+        """
+        minute = now.replace(second=0, microsecond=0)
+        return self._plans.get(policy, minute, lambda: self._decide(policy, now))
+
+    def _decide(self, policy: Policy, now: datetime) -> dict[str, Decision]:
         known = [backup for listing in self._listings for backup in listing.backups(now=now)]
-        return plan_prune(known, policy, now=now).decisions
+        return {decision.backup.id: decision for decision in plan_prune(known, policy, now=now).decisions}

@@ -20,15 +20,6 @@ WIDTH = 1000
 
 
 @dataclass(frozen=True)
-class Fate:
-    """What becomes of one backup at the next prune."""
-
-    keep: bool
-    reasons: tuple[str, ...]
-    size: int
-
-
-@dataclass(frozen=True)
 class Forecast:
     """What the next prune does.
 
@@ -37,7 +28,7 @@ class Forecast:
         policy: What holds, resolved; ``sources`` tells where each value comes from.
     """
 
-    fates: Mapping[str, Fate] = field(default_factory=dict)
+    fates: Mapping[str, Decision] = field(default_factory=dict)
     policy: Policy | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     problem: str = ""
@@ -54,7 +45,7 @@ class Forecast:
 
     def bytes(self, *, keep: bool) -> int:
         """Of all those that stay, or that go."""
-        return sum(fate.size for fate in self.fates.values() if fate.keep is keep)
+        return sum(fate.backup.size for fate in self.fates.values() if fate.keep is keep)
 
 
 @dataclass(frozen=True)
@@ -116,7 +107,7 @@ def forecast(
             problem="The panel does not have this machine any more, so nothing is pruned unless libvirt has it.",
         )
     try:
-        fates = {decision.backup.id: _fate(decision) for decision in history.decide(policy, now=now)}
+        fates = history.decide(policy, now=now)
     except VMForgeError as error:
         return Forecast(policy=policy, sources=sources, problem=error.message)
     return Forecast(fates, policy, sources)
@@ -158,7 +149,3 @@ def marks(backups: Sequence[Backup], plan: Forecast, *, now: datetime, most: int
             )
         )
     return found
-
-
-def _fate(decision: Decision) -> Fate:
-    return Fate(decision.keep, decision.reasons, decision.backup.size)

@@ -11,7 +11,7 @@ from flask import Blueprint, render_template, request
 
 from vmforge_backup_ui.app import now, parts, reader, signed_in
 from vmforge_backup_ui.chart import Chart, chart, first_day
-from vmforge_backup_ui.entries import Machine, depths
+from vmforge_backup_ui.entries import Machine
 from vmforge_backup_ui.errors import AwayError, MissingError
 from vmforge_backup_ui.history import History
 from vmforge_backup_ui.timeline import Forecast, forecast, marks
@@ -52,8 +52,8 @@ def machine(uuid: str) -> str:
         vm=found,
         backups=shown,
         total=len(backups),
-        ready=[backup for backup in backups if backup.status == "ready"],
-        depths=depths(backups),
+        ready=any(backup.status == "ready" for backup in backups),
+        depths=history.depths,
         plan=plan,
         marks=marks(backups, plan, now=now()),
         jobs=running(uuid),
