@@ -16,6 +16,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._model import MAX_C
 _WEEK = timedelta(days=7)
 # Of an image with clusters of the usual size that only QEMU can open.
 _USUAL_GRANULARITY = 65536
+# In ``ImageFacts.file``, between the image and each one below it.
+BELOW = "+"
 TYPES = ("auto", "full", "incremental")
 
 
@@ -43,7 +45,8 @@ class ImageFacts:
         keeps_bitmaps: Its format can.
         granularity: In bytes, of a bitmap that is made now.
         buried: Names of the bitmaps in its backing files.
-        file: What tells its file from any other on this host; None for a device.
+        file: What tells its file or device, and those of the images below it, from any other on this host; None where
+            nothing does.
     """
 
     allocated: int
@@ -73,7 +76,7 @@ class Parent:
         disks: By target.
         full_instant: Of the full backup at the end of its chain.
         incrementals: How many its chain has, itself included.
-        files: Target -> the file of its image then, as in ``ImageFacts``; of those that were noted.
+        files: Target -> ``ImageFacts.file`` of its image then; of those that were noted.
     """
 
     id: str
@@ -207,10 +210,17 @@ def _reason(disk: DiskNow, parent: Parent, *, running: bool) -> str | None:
         return f"backup {parent.id} made no bitmap in it"
     if disk.image is None:
         return None
-    if parent.files.get(disk.target, disk.image.file) != disk.image.file:
-        # All disks of a machine bear bitmaps of one name: where files were exchanged, nothing else would tell.
-        return f"another file lies in the place of the one that was its image at backup {parent.id}"
-    return _bitmap_reason(disk.image, before, parent, running=running)
+    exchanged = _file_reason(disk.image.file, parent.files.get(disk.target, disk.image.file), parent)
+    return exchanged or _bitmap_reason(disk.image, before, parent, running=running)
+
+
+def _file_reason(now: str | None, then: str | None, parent: Parent) -> str | None:
+    """All disks of a machine bear bitmaps of one name: where files were exchanged, nothing else would tell."""
+    if now == then:
+        return None
+    if now is not None and then is not None and now.partition(BELOW)[0] == then.partition(BELOW)[0]:
+        return f"an image on which its image lies is another than at backup {parent.id}, or was written to"
+    return f"another file lies in the place of the one that was its image at backup {parent.id}"
 
 
 def _bitmap_reason(image: ImageFacts, before: DiskRecord, parent: Parent, *, running: bool) -> str | None:

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import json
-import os
 import socket as socketlib
-import stat
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +15,7 @@ from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._basis import Bitmap, ImageFacts
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceError
-from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors
+from ansible_collections.vmforge.backup.plugins.module_utils._image_identity import identify
 from ansible_collections.vmforge.backup.plugins.module_utils._nbd import Export
 from ansible_collections.vmforge.backup.plugins.module_utils._programs import Background, need_program, run_program
 
@@ -49,14 +47,8 @@ def look_at(path: str, *, image_format: str) -> ImageFacts:
     if done.status:
         reason = done.errors.strip().replace("qemu-img: ", "")
         raise SourceError(f"The disk image {path} cannot be opened: {reason}.", code="disk_unreadable")
-    return replace(image_facts(json.loads(done.output)), file=_file_of(path))
-
-
-def _file_of(path: str) -> str | None:
-    """A file's number, with its file system's: one that is copied, or put in the place of another, has another."""
-    with storage_errors(f"looking at {path}"):
-        status = os.stat(path)
-        return f"{os.statvfs(path).f_fsid:x}-{status.st_ino:x}" if stat.S_ISREG(status.st_mode) else None
+    layers = json.loads(done.output)
+    return replace(image_facts(layers), file=identify([path, *(layer["filename"] for layer in layers[1:])]))
 
 
 def image_facts(layers: Sequence[Mapping[str, Any]]) -> ImageFacts:

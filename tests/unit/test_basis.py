@@ -159,6 +159,24 @@ def test_each_disk_has_the_file_that_it_had(
     assert all("another file lies in the place" in text for text in basis.reasons.values())
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "reason"),
+    [
+        ("fd-1+fd-2@1", "fd-1+fd-2@1", None),
+        ("fd-1+fd-2@1", "fd-1+fd-2@9", "an image on which its image lies is another"),
+        ("fd-1+fd-2@1", "fd-1+fd-3@1", "an image on which its image lies is another"),
+        ("fd-1+fd-2@1", "fd-1", "an image on which its image lies is another"),
+        ("fd-1", "fd-1+fd-2@1", "an image on which its image lies is another"),
+        ("fd-1+fd-2@1", "fd-4+fd-2@1", "another file lies in the place"),
+    ],
+)
+def test_what_an_image_lies_on(then: str, now: str, reason: str | None) -> None:
+    """A template that was replaced or changed under it: no bitmap of the image tells of that."""
+    basis = choose(replace(DISK, image=replace(IMAGE, file=now)), parent=replace(PARENT, files={"vda": then}))
+    assert (reason or "") in (basis.full_reason or "")
+    assert basis.type == ("incremental" if reason is None else "full")
+
+
 @pytest.mark.parametrize("running", [True, False])
 def test_a_bitmap_in_two_layers_tells_only_half(running: bool) -> None:
     layered = replace(DISK, image=replace(IMAGE, buried=(CHECKPOINT,)))
