@@ -140,6 +140,14 @@ def test_every_target_of_make_exists(path: Path) -> None:
     assert {target for line in named for target in line.split()} <= targets
 
 
+def test_every_test_that_is_named_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "comparison.md").read_text()))
+    code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    # As many faults as the PHP pack had.
+    assert len(named) > 13
+    assert named <= set(re.findall(r"^ *def (test_\w+)\(", code, re.MULTILINE))
+
+
 # The worked examples of docs/retention.md.
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 NIGHTS = [NOW.replace(hour=1) - timedelta(days=index) for index in range(400)]
