@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,13 +15,16 @@ from typing import Callable
 
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceChangedError, SourceError
-from ansible_collections.vmforge.backup.plugins.module_utils._files import remove_tree
+from ansible_collections.vmforge.backup.plugins.module_utils._files import remove_tree, storage_errors
+from ansible_collections.vmforge.backup.plugins.module_utils._image_lock import is_written
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
 from ansible_collections.vmforge.backup.plugins.module_utils._model import utc_now
 from ansible_collections.vmforge.backup.plugins.module_utils._nbd import Export
 from ansible_collections.vmforge.backup.plugins.module_utils._qemu import ExportServer
 from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
 from ansible_collections.vmforge.backup.plugins.module_utils._source import DISK_SOCKETS, RUN_DIRECTORY, Since
+
+_CLOSE_SECONDS, _CLOSE_POLL = 10.0, 0.1
 
 
 @dataclass
@@ -49,7 +53,8 @@ class StoppedSource:
     _servers: list[ExportServer] = field(default_factory=list, init=False)
 
     def __enter__(self) -> StoppedSource:
-        """Start one export per disk. Raises ``SourceError`` when an image cannot be opened."""
+        """Start one export per disk. Raises ``SourceError`` when an image cannot be opened, or is written to."""
+        self._wait_for_writers()
         self._before = self._look()
         if self.domain.has_saved_state():
             self.consistency = "crash"
@@ -113,6 +118,27 @@ class StoppedSource:
     def _check_stopped(self) -> None:
         if self.domain.state().active:
             raise SourceChangedError(f"{self.domain.name!r} was started while its disks were read.")
+        target = self._written()
+        if target is not None:
+            raise SourceChangedError(f"{target} of {self.domain.name!r} was opened for writing while it was read.")
+
+    def _written(self) -> str | None:
+        """A disk that somebody has open for writing: what he has not written yet is in no image."""
+        with storage_errors(f"looking at the disks of {self.domain.name!r}"):
+            return next((disk.target for disk in self.disks if is_written(self.paths[disk.target])), None)
+
+    def _wait_for_writers(self) -> None:
+        """A QEMU that has just ended may still be about to close its images."""
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        while (target := self._written()) is not None and not self.domain.state().active:
+            if time.monotonic() > deadline:
+                raise SourceError(
+                    f"{self.domain.name!r} is off, and another program has its disk {target} ({self.paths[target]}) "
+                    "open for writing: what would be read may be half of it. Is it running on another node? End that "
+                    "program (lsof tells which), or back it up where it runs.",
+                    code="disk_in_use",
+                )
+            time.sleep(_CLOSE_POLL)
 
     def _look(self) -> list[tuple[int, int, int]]:
         """Size, modification time and number of the images; a start takes longer than the watch's interval."""
