@@ -10,7 +10,7 @@ bitmap, or that was changed behind QEMU's back. Nothing of that is an error to a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Callable
 
@@ -127,10 +127,8 @@ def _serve(layers: Sequence[Layer], directory: Path, backup_id: str) -> Iterator
 
 def _compare_allocation(disk: OpenDisk, dirty: Sequence[Extent], parent: Export) -> list[Extent]:
     """What the parent holds, once it is certain that nothing of it is gone without a word."""
-    try:
+    with _parent_errors():
         size, allocated = parent.allocated()
-    except SourceError as error:
-        raise _ParentError(f"its parent cannot be read: {error.message}") from error
     if size != disk.size:
         raise MismatchError(f"disk {disk.disk.target} had {size} bytes in the parent, and has {disk.size} now")
     before = widen(allocated, size=size)
@@ -158,18 +156,36 @@ def _sample(disk: OpenDisk, before: Sequence[Extent], dirty: Sequence[Extent]) -
 
 
 def _compare_clusters(disk: OpenDisk, parent: Export, clusters: Sequence[Extent], stopped: Callable[[], bool]) -> None:
-    now, then = (BlockReader(export, stopped=stopped) for export in (disk.export, parent))
-    try:
-        before = then.read(iter(clusters))
+    with closing(BlockReader(disk.export, stopped=stopped)) as now, closing(_ParentReader(parent, stopped)) as then:
+        before = then.read(clusters)
         for offset, new in now.read(iter(clusters)):
-            try:
-                _offset, old = next(before)
-            except SourceError as error:
-                raise _ParentError(f"its parent cannot be read: {error.message}") from error
-            if new != old:
+            if new != next(before):
                 raise MismatchError(
                     f"disk {disk.disk.target} at offset {offset} differs from the parent, and its bitmap calls it clean"
                 )
-    finally:
-        now.close()
-        then.close()
+
+
+class _ParentReader:
+    """Reads the parent. Raises ``_ParentError``."""
+
+    def __init__(self, export: Export, stopped: Callable[[], bool]) -> None:
+        with _parent_errors():
+            self._reader = BlockReader(export, stopped=stopped)
+
+    def read(self, clusters: Sequence[Extent]) -> Iterator[bytearray]:
+        """The data of each."""
+        with _parent_errors():
+            for _offset, data in self._reader.read(iter(clusters)):
+                yield data
+
+    def close(self) -> None:
+        """End the connection."""
+        self._reader.close()
+
+
+@contextmanager
+def _parent_errors() -> Iterator[None]:
+    try:
+        yield
+    except SourceError as error:
+        raise _ParentError(f"its parent cannot be read: {error.message}") from error

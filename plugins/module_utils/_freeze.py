@@ -16,6 +16,7 @@ import time
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import NotFoundError, VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain, Hypervisor
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
 
 _ARM, _DISARM = b"A", b"D"
 # The agent may still be answering the freeze itself; libvirt gives one command at a time to it.
@@ -36,9 +37,11 @@ class ThawWatchdog:
         self._uri, self._uuid, self._deadline = uri, uuid, deadline
         reader, self._pipe = os.pipe()
         self._thawed = True
-        self._pid = os.fork()
-        if self._pid == 0:
-            _in_child(self, reader)
+        # A signal for all of the group must not raise in the child, which would go on as its parent.
+        with shielded():
+            self._pid = os.fork()
+            if self._pid == 0:
+                _in_child(self, reader)
         os.close(reader)
 
     def arm(self) -> None:

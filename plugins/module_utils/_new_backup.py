@@ -36,6 +36,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._parent import Pare
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
 from ansible_collections.vmforge.backup.plugins.module_utils._pull import PullSource
 from ansible_collections.vmforge.backup.plugins.module_utils._result import VmResult
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
 from ansible_collections.vmforge.backup.plugins.module_utils._source import Since, Source
 from ansible_collections.vmforge.backup.plugins.module_utils._stale_bitmaps import StaleBitmaps
 from ansible_collections.vmforge.backup.plugins.module_utils._stopped import StoppedSource
@@ -86,14 +87,13 @@ class NewBackup:
         self._bitmaps = StaleBitmaps(self.domain, self.directory, inspection.disks)
         self.result.warnings.extend(self._bitmaps.clear(inspection.images))
         unreachable, known = self._offsite_ids()
-        backup_id = self.directory.reserve(known)
-        place = self.offsite.backup(backup_id) if self.offsite is not None else None
-        partial = self.directory.entry(backup_id, PARTIAL)
-        target = BackupTarget(partial, keep_local=not self.options.delete_local, offsite=place)
-        target.offsite_error = unreachable
-        started = format_time(utc_now())
+        backup_id, started = "", format_time(utc_now())
         try:
             with as_failures():
+                with shielded():
+                    # From here on there is something that is undone.
+                    backup_id = self.directory.reserve(known)
+                target = self._target(backup_id, unreachable)
                 manifest, data = self._capture(backup_id, inspection, target)
                 self.phase = "committing"
                 if manifest.parent is not None and inspection.parent is not None:
@@ -101,9 +101,17 @@ class NewBackup:
                 self._commit(backup_id, target, data)
                 self.result.warnings.extend(self._bitmaps.clear(inspection.images))
         except VMForgeError as error:
-            self._give_up(backup_id, error, started, again=again)
+            if backup_id:
+                self._give_up(backup_id, error, started, again=again)
             raise
         self._finish(backup_id, target, manifest, data)
+
+    def _target(self, backup_id: str, unreachable: S3Error | None) -> BackupTarget:
+        place = self.offsite.backup(backup_id) if self.offsite is not None else None
+        partial = self.directory.entry(backup_id, PARTIAL)
+        target = BackupTarget(partial, keep_local=not self.options.delete_local, offsite=place)
+        target.offsite_error = unreachable
+        return target
 
     def _give_up(self, backup_id: str, error: VMForgeError, started: str, *, again: bool) -> None:
         """Undo what was done, and put on record why there is no backup.

@@ -119,3 +119,18 @@ def test_clusters_that_ought_to_be_the_same(
     else:
         with pytest.raises(error, match=says):
             _changes._compare_clusters(disk, parent, clusters, lambda: False)
+
+
+def test_a_parent_whose_server_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No reason to make no backup at all."""
+    disk, stored = opened(Image({3: 1})), Image({3: 1})
+    parent: Any = stored
+
+    def connect(export: Any, **_stopped: Any) -> Any:
+        if export is parent:
+            raise SourceError("nobody listens")
+        return export
+
+    monkeypatch.setattr(_changes, "BlockReader", connect)
+    with pytest.raises(_changes._ParentError, match="its parent cannot be read: nobody listens"):
+        _changes._compare_clusters(disk, parent, extents([3]), lambda: False)
