@@ -210,7 +210,7 @@ def _reason(disk: DiskNow, parent: Parent, *, running: bool) -> str | None:
         return f"backup {parent.id} made no bitmap in it"
     if disk.image is None:
         return None
-    exchanged = _file_reason(disk.image.file, parent.files.get(disk.target, disk.image.file), parent)
+    exchanged = _file_reason(disk.image.file, parent.files.get(disk.target), parent)
     return exchanged or _bitmap_reason(disk.image, before, parent, running=running)
 
 
@@ -218,7 +218,9 @@ def _file_reason(now: str | None, then: str | None, parent: Parent) -> str | Non
     """All disks of a machine bear bitmaps of one name: where files were exchanged, nothing else would tell."""
     if now == then:
         return None
-    if now is not None and then is not None and now.partition(BELOW)[0] == then.partition(BELOW)[0]:
+    if then is None:
+        return f"nothing tells whether its image is still that of backup {parent.id}"
+    if now is not None and now.partition(BELOW)[0] == then.partition(BELOW)[0]:
         return f"an image on which its image lies is another than at backup {parent.id}, or was written to"
     return f"another file lies in the place of the one that was its image at backup {parent.id}"
 

@@ -145,7 +145,7 @@ def _good(stored: StoredBackup) -> StoredBackup:
 
 
 def _files(directory: VmDirectory, backup_id: str) -> dict[str, str]:
-    """What was noted of the images' files. A note that cannot be read tells nothing; contents are compared as well."""
+    """What was noted of the images' files. Of a note that cannot be read nothing is believed."""
     try:
         return noted_files((directory.entry(backup_id) / CHECKPOINT).read_text(errors="replace"))
     except (FileNotFoundError, FormatError):

@@ -26,6 +26,8 @@ from tests.bed.s3 import S3Server
 LIBVIRT = Path("/var/lib/libvirt/qemu")
 RUN = Path("/run/vmforge-backup")
 _THAW_SECONDS = 180.0
+# Of ours, in a disk.
+MOST_BITMAPS = 2
 
 
 class BrokenError(AssertionError):
@@ -115,6 +117,18 @@ class Checker:
         require(not list(_servers(self.guest.uuid)), f"qemu-nbd is left: {list(_servers(self.guest.uuid))}")
         checkpoints = self.guest.virsh("checkpoint-list", self.guest.name, "--name").split()
         require(not checkpoints, f"libvirt still knows checkpoints: {checkpoints}")
+        # Also what libvirt has forgotten.
+        for question in ("query-jobs", "query-block-exports"):
+            require(not self.ask_qemu(question), f"QEMU still has {self.ask_qemu(question)}")
+        for node in self.ask_qemu("query-named-block-nodes"):
+            names = [bitmap.get("name") for bitmap in node.get("dirty-bitmaps", ())]
+            require(len(names) <= MOST_BITMAPS, f"QEMU has the bitmaps {names} of {node['file']}")
+
+    def ask_qemu(self, question: str) -> list[dict[str, Any]]:
+        """What the guest's QEMU itself says."""
+        said = self.guest.virsh("qemu-monitor-command", self.guest.name, json.dumps({"execute": question}))
+        answer: list[dict[str, Any]] = json.loads(said)["return"]
+        return answer
 
     def job(self) -> str:
         """The XML of a backup job, empty if there is none."""

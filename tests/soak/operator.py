@@ -15,10 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.bed.guest import MIB, Disk, Guest, run
-from tests.soak.invariants import require
+from tests.soak.invariants import MOST_BITMAPS, require
 
 _STEP = MIB // 4
-_MOST_BITMAPS = 2
 _PLUGGED = "vdx"
 
 
@@ -90,7 +89,7 @@ class Operator:
         self._wrote()
         for target in ("vda", "vdc"):
             found = self._bitmaps(target)
-            require(len(found) <= _MOST_BITMAPS, f"{target} has the bitmaps {found}")
+            require(len(found) <= MOST_BITMAPS, f"{target} has the bitmaps {found}")
 
     def _kill(self) -> None:
         self._wrote()

@@ -309,6 +309,8 @@ def test_what_operators_do(engine: Engine, guest: Guest, take: Take) -> None:
     guest.virsh("snapshot-create-as", guest.name, "s1", *snapshot)
     entry = take("incremental", "vda: its image is another")
     assert types(entry)["vda"] == "full"
+    # While it stays, nobody writes to what lies below.
+    assert types(take("incremental"))["vda"] == "incremental"
     guest.virsh("blockcommit", guest.name, "vda", "--active", "--pivot", "--wait")
     (guest.directory / "snap.qcow2").unlink()
     take("incremental", "vda: its image is another")
@@ -324,6 +326,104 @@ def test_what_operators_do(engine: Engine, guest: Guest, take: Take) -> None:
     guest.virsh("undefine", guest.name)
     guest.virsh("define", str(xml))
     take("incremental")
+
+
+@pytest.mark.exhaustive
+def test_what_is_done_to_images_while_it_is_off(engine: Engine, guest: Guest, take: Take) -> None:
+    """QEMU's own programs record what they write; whatever does not is found, or refused by them."""
+    image, other = guest.directory / "vda.qcow2", guest.directory / "other.qcow2"
+    parent = take()["id"]
+    guest.stop()
+
+    def still_told(what: str) -> None:
+        entry = take("incremental")
+        assert (types(entry)["vda"], entry["parent"]) == ("incremental", parent), (what, entry)
+
+    def io(path: Path, *orders: str) -> None:
+        run_program(["qemu-io", "-f", "qcow2", *(word for order in orders for word in ("-c", order)), str(path)])
+
+    io(image, "write -P 7 12M 1M", "discard 20M 1M", "write -z 21M 1M")
+    still_told("writes")
+    run_program(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(image), str(other)])
+    io(other, "write -P 9 30M 2M", "write -z 22M 1M", "discard 23M 64k")
+    run_program(["qemu-img", "commit", "-q", str(other)])
+    still_told("an overlay that was committed")
+    run_program(["qemu-img", "amend", "-o", "lazy_refcounts=on", str(image)])
+    io(image, "write -P 11 33M 64k")
+    run_program(["qemu-img", "check", "-q", "-r", "all", str(image)])
+    still_told("a repair")
+    run_program(["qemu-img", "resize", "-q", str(image), str(52 * MIB)])
+    io(image, "write -P 12 50M 1M", "write -P 13 47M 2M")
+    run_program(["qemu-img", "resize", "-q", "--shrink", str(image), str(48 * MIB)])
+    still_told("one that was grown and shrunk again")
+    run_program(["qemu-img", "snapshot", "-c", "inside", str(image)])
+    io(image, "write -P 14 40M 64k")
+    still_told("an internal snapshot")
+    with pytest.raises(RuntimeError, match="bitmap"):
+        run_program(["qemu-img", "snapshot", "-a", "inside", str(image)])
+    still_told("a return to it that was refused")
+    run_program(["qemu-img", "snapshot", "-d", "inside", str(image)])
+    run_program(
+        ["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", "-n", str(guest.directory / "vdc.qcow2"), str(image)]
+    )
+    still_told("another content, copied into it")
+    run_program(["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", str(image), str(other)])
+    other.rename(image)
+    assert types(take())["vda"] == "full"
+    again(guest)
+
+
+@pytest.mark.exhaustive
+def test_disks_that_come_back(engine: Engine, guest: Guest, take: Take) -> None:
+    """What was written to them elsewhere is told, or they are stored in full."""
+    away, extra = guest.directory / "away.qcow2", guest.directory / "vdy.qcow2"
+    plug = ["attach-disk", guest.name, str(extra), "vdy", "--live", "--subdriver", "qcow2", "--targetbus", "virtio"]
+    unplug = ["detach-disk", guest.name, "vdy", "--live"]
+    Disk(extra, target="vdy", size=4 * MIB).create()
+    guest.virsh(*plug)
+    take()
+    guest.virsh(*unplug)
+    wait_for("the disk to go", lambda: "vdy" not in guest.virsh("domblklist", guest.name))
+    run_program(["qemu-io", "-f", "qcow2", "-c", "write -P 5 1M 1M", str(extra)])
+    guest.virsh(*plug)
+    assert types(take("incremental"))["vdy"] == "incremental"
+    guest.virsh(*unplug)
+    wait_for("the disk to go", lambda: "vdy" not in guest.virsh("domblklist", guest.name))
+    # Moved while it runs, and back into the image that still bears the bitmap.
+    move = ["blockcopy", guest.name, "vda", "--format", "qcow2", "--wait", "--pivot", "--transient-job", "--dest"]
+    guest.virsh(*move, str(away))
+    guest.wait_more(8)
+    guest.virsh(*move, str(guest.directory / "vda.qcow2"), "--reuse-external")
+    take("incremental")
+    guest.virsh("managedsave", guest.name)
+    assert take("incremental")["consistency"] == "crash"
+    again(guest)
+    take("incremental")
+
+
+@pytest.mark.exhaustive
+def test_what_lies_below_an_image(engine: Engine, guest: Guest, take: Take) -> None:
+    """A template is changed, and the bitmap of the image that lies on it says that nothing was."""
+    base, image = guest.directory / "template.raw", guest.directory / "vdx.qcow2"
+    run_program(["truncate", "-s", str(8 * MIB), str(base)])
+    noise(base, (0, 6 * MIB))
+    run_program(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base), str(image)])
+    plug = ["--live", "--config", "--subdriver", "qcow2", "--targetbus", "virtio"]
+    guest.virsh("attach-disk", guest.name, str(image), "vdx", *plug)
+    take()
+    assert types(take("incremental"))["vdx"] == "incremental"
+    guest.stop()
+    assert types(take("incremental"))["vdx"] == "incremental"
+    with base.open("r+b") as file:
+        file.seek(3 * MIB)
+        file.write(b"one byte of 8 MiB"[:1])
+    for _turn in range(2):
+        assert types(take("incremental", "vdx: an image on which its image lies is another"))["vdx"] == "full"
+        if guest.state() != "running":
+            again(guest)
+    assert types(take("incremental"))["vdx"] == "incremental"
+    guest.virsh("detach-disk", guest.name, "vdx", "--live", "--config")
+    wait_for("the disk to go", lambda: "vdx" not in guest.virsh("domblklist", guest.name))
 
 
 def test_a_parent_that_cannot_be_used(engine: Engine, guest: Guest, take: Take) -> None:
