@@ -72,8 +72,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         yield Made(awx, first, second, awx.calls[before:])
 
 
-def _run(file: Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    places = f"{ROOT / '.collections'}{os.pathsep}{awx_collections()}"
+def _run(file: Path, *argv: str, modules: bool = True) -> subprocess.CompletedProcess[str]:
+    places = os.pathsep.join([str(ROOT / ".collections"), *([str(awx_collections())] if modules else [])])
     return found_cores()[-1].run(
         *("ansible-playbook", "playbooks/awx.yml", "-e", f"@{file}", *argv),
         env={"ANSIBLE_COLLECTIONS_PATH": places, "ANSIBLE_PIPELINING": "1"},
@@ -97,6 +97,14 @@ def test_the_modules_take_everything_and_a_second_run_changes_nothing(made: Made
     assert made.second.returncode == 0, made.second.stdout
     assert "changed=0 " in made.second.stdout
     assert made.again == []
+
+
+def test_without_the_modules_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "awx.yml").write_text("{}")
+    run = _run(tmp_path / "awx.yml", modules=False)
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert "The collection awx.awx is not installed here" in run.stdout
+    assert "ansible-galaxy collection install awx.awx" in run.stdout
 
 
 def test_nothing_secret_is_shown(made: Made) -> None:

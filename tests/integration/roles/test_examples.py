@@ -34,6 +34,7 @@ DOCUMENTED = [
     "filter/backup_metrics",
     "filter/env_variables",
     "filter/env_values",
+    "test/installed_module",
     "modules/vmforge_env",
     "modules/vmforge_env_info",
 ]

@@ -45,7 +45,7 @@ def installed(core: Ansible, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def commands(machine: str, *, all_of_them: bool) -> list[list[str]]:
     """Those of ``docs/getting-started.md`` that work on a machine; those that only plan as well, or not."""
     text = (ROOT / "docs" / "getting-started.md").read_text()
-    lines = re.findall(r"^ansible-playbook (.* -e vm=web1.*)$", text, re.MULTILINE)
+    lines = re.findall(r"^ansible-playbook (.* -e vm=web1.*|.*\.site --check.*)$", text, re.MULTILINE)
     return [shlex.split(line.replace("web1", machine)) for line in lines if all_of_them or "--check" not in line]
 
 
@@ -77,7 +77,7 @@ def test_a_beginner_gets_from_a_backup_to_a_restored_machine(
             assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
             texts[argv[0].rpartition(".")[2]] = done.stdout
         copy = f"{hypervisor.db.name}-copy"
-        assert list(texts) == ["backup", "list", "verify", "restore"]
+        assert list(texts) == [*(["site"] if all_of_them else []), "backup", "list", "verify", "restore"]
         assert "offline" in texts["list"]
         assert len(storage.manifests()) == 1
         assert hypervisor.db.virsh("domstate", copy).strip() == "shut off"
@@ -85,6 +85,8 @@ def test_a_beginner_gets_from_a_backup_to_a_restored_machine(
         # Other tests count the machines.
         with contextlib.suppress(RuntimeError):
             hypervisor.db.virsh("undefine", f"{hypervisor.db.name}-copy")
+        for image in hypervisor.db.directory.glob(f"{hypervisor.db.name}-copy-*"):
+            image.unlink()
 
 
 def test_every_playbook_can_be_read(core: Ansible, installed: dict[str, str]) -> None:
@@ -97,7 +99,7 @@ def test_every_plugin_and_role_has_documentation(core: Ansible, installed: dict[
     done = core.run("ansible-doc", "--metadata-dump", "vmforge.backup", env=installed)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["all"]
-    folders = {kind: ROOT / "plugins" / kind for kind in ("callback", "filter", "inventory")}
+    folders = {kind: ROOT / "plugins" / kind for kind in ("callback", "filter", "inventory", "test")}
     for kind, folder in {**folders, "module": ROOT / "plugins" / "modules"}.items():
         names = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
         assert set(found[kind]) == {f"vmforge.backup.{name}" for name in names}
