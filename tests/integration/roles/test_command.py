@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.bed.ansible import ROOT, SYSTEM_PATH, found_cores
 from tests.bed.mariadb import mariadb
@@ -78,6 +81,41 @@ def test_a_backup_is_made_listed_and_deleted(hypervisor: Hypervisor, storage: St
     assert code == 3
     assert "/nonexistent does not exist" in said
     assert "Traceback" not in said + told
+
+
+@pytest.mark.exhaustive
+def test_a_backup_is_held_verified_restored_and_outlives_a_prune(
+    hypervisor: Hypervisor, storage: Storage, tmp_path: Path
+) -> None:
+    name, copy = hypervisor.db.name, f"{hypervisor.db.name}-again"
+    variables = {**storage.variables, "vmforge_backup_restore_state_dir": str(storage.place / "state")}
+    command = Installed(tmp_path / "home", hypervisor, variables)
+    try:
+        for words, heading in (
+            (("run", name), "Backups"),
+            (("hold", name, "latest", "--reason", "audit"), "Backups"),
+            (("verify", name), "Backups"),
+            (("restore", name, "--to", copy, "--check"), "What would be restored"),
+            (("restore", name, "--to", copy), "Restored"),
+            (("prune", name, "--check"), "What would be pruned"),
+            (("prune", name), "Pruned"),
+        ):
+            code, said, told = command(*words)
+            assert (code, told) == (0, ""), f"{words}: {said}{told}"
+            assert heading in said, f"{words}: {said}"
+        [manifest] = storage.manifests()
+        assert command("delete", name, manifest["id"])[0] == 3
+        assert command("hold", name, manifest["id"], "--release")[0] == 0
+        assert command("delete", name, manifest["id"])[0] == 0
+        assert storage.manifests() == []
+        assert command("restore", "no such one", "--to", "x")[0] == 2
+        assert hypervisor.db.virsh("domstate", copy).strip() == "shut off"
+    finally:
+        # Other tests count the machines.
+        with contextlib.suppress(RuntimeError):
+            hypervisor.db.virsh("undefine", copy)
+        for image in hypervisor.db.directory.glob(f"{copy}-*"):
+            image.unlink()
 
 
 def test_policies_and_what_goes_on(hypervisor: Hypervisor, tmp_path: Path) -> None:
