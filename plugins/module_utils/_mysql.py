@@ -162,7 +162,7 @@ class Database:
         """Rows of a SELECT, by the names of their columns. ``%s`` or ``%(name)s`` stand for arguments."""
         with self._told(f"'{_short(sql)}'"), self._connection.cursor(pymysql().cursors.DictCursor) as cursor:
             cursor.execute(sql, args)
-            return [dict(row) for row in cursor.fetchall()]
+            return list(cursor.fetchall())
 
     def execute(self, sql: str, args: Arguments = None) -> int:
         """Run a statement; the number of rows that it changed. Without ``args``, ``%`` stands for itself."""

@@ -177,7 +177,9 @@ def _add(vms: dict[str, VmListing], entry: Entry, node: str | None, has_bucket: 
     parse_id(backup_id)
     if canonical_uuid(uuid) != uuid:
         raise ValueError(f"the UUID {uuid!r}")
-    vm = vms.setdefault(uuid, VmListing(uuid, in_bucket=set() if has_bucket else None))
+    if uuid not in vms:
+        vms[uuid] = VmListing(uuid, in_bucket=set() if has_bucket else None)
+    vm = vms[uuid]
     vm.names.update([entry["vm"]["name"]] if entry["vm"].get("name") else [])
     if node is not None:
         vm.listed_by.add(node)
@@ -258,6 +260,8 @@ def _flaw(entry: Entry) -> str | None:
         return "its copies have different manifests"
     if not entry["copies"]:
         return str(entry.get("error") or "no copy of its disks is left")
+    if not entry["checks"]:
+        return None
     bad = {copy: why for copy, why in _failed_checks(entry).items() if why}
     if all(copy in bad for copy in entry["copies"]):
         return f"verified as bad: {next(iter(bad.values()))}"

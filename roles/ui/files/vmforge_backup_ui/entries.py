@@ -99,13 +99,13 @@ def entry_of_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
     uuid = canonical_uuid(str(row["vm_uuid"]))
     if uuid is None:
         return None
-    state = meta.get("state") if row["status"] != "ready" else None
+    status = row["status"]
+    if status != "ready" and meta.get("state") in _STATES:
+        status = meta["state"]
     return {
         "vm": {"uuid": uuid, "name": meta.get("vm_name"), "node": str(meta["node"])},
         "id": meta["id"],
-        "status": state
-        if state in ("ready", "failed", "partial", "deleting") and row["status"] != "ready"
-        else row["status"],
+        "status": status,
         "type": row["type"],
         "instant": meta.get("instant"),
         "finished_at": meta.get("finished_at"),
