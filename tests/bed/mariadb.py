@@ -136,9 +136,9 @@ class MariaDB:
         with socket.socket(socket.AF_UNIX) as client:
             try:
                 client.connect(self.socket)
+                return bool(client.recv(1))
             except OSError:
                 return False
-            return bool(client.recv(1))
 
 
 @contextlib.contextmanager
@@ -215,9 +215,9 @@ def _program(name: str) -> str:
     return found
 
 
-def run(*command: str, cwd: Path) -> None:
+def run(*command: str, cwd: Path, stdin: str = "") -> None:
     """Run a program that must not fail; says what it said if it does."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
 

@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager
 
 import pytest
 
+from tests.bed.databases import mysql, new_mariadb, old_mariadb
 from tests.bed.mariadb import MariaDB, mariadb
-from tests.bed.mysql import mysql
 
 _ITS_OWN = ("root", "mysql", "mariadb.sys", "mysql.sys", "mysql.session", "mysql.infoschema")
 Start = Callable[..., AbstractContextManager[MariaDB]]
@@ -19,7 +19,12 @@ Start = Callable[..., AbstractContextManager[MariaDB]]
 
 @pytest.fixture(
     scope="session",
-    params=[pytest.param(mariadb, id="mariadb"), pytest.param(mysql, id="mysql", marks=pytest.mark.exhaustive)],
+    params=[
+        pytest.param(mariadb, id="mariadb"),
+        pytest.param(mysql, id="mysql", marks=pytest.mark.exhaustive),
+        pytest.param(old_mariadb, id="mariadb-10.5", marks=pytest.mark.exhaustive),
+        pytest.param(new_mariadb, id="mariadb-11.8", marks=pytest.mark.exhaustive),
+    ],
 )
 def start_server(request: pytest.FixtureRequest) -> Start:
     """Starts a server of one of the kinds that panels have."""
