@@ -40,6 +40,12 @@ def raise_on_signals() -> None:
         signal.signal(number, _interrupt)
 
 
+def ignore_signals() -> None:
+    """From now on, for the rest of this process: what there was to stop is done."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def cancelled_by_signals() -> Iterator[None]:
     """The same for a body only, and as one of our errors.
@@ -81,8 +87,7 @@ def shielded() -> Iterator[None]:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
-    for other in SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
+    ignore_signals()
     name = signal.Signals(number).name
     if _Pending.shields:
         _Pending.name = name

@@ -27,6 +27,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._offsite_upload imp
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BackupOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._result import VmResult
 from ansible_collections.vmforge.backup.plugins.module_utils._s3 import S3Store
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import ignore_signals
 from ansible_collections.vmforge.backup.plugins.module_utils._source import RUN_DIRECTORY
 from ansible_collections.vmforge.backup.plugins.module_utils._turn import Turn, plan_turn
 from ansible_collections.vmforge.backup.plugins.module_utils._version import VERSION
@@ -62,7 +63,10 @@ class VmRun:
         try:
             with as_failures():
                 self._locked_run()
+                # What was done is to be told.
+                ignore_signals()
         except VMForgeError as error:
+            ignore_signals()
             self._result.fail(error, phase=self._new.phase if self._new is not None else self._phase)
         finally:
             if self._watchdog is not None and not self._watchdog.close():
