@@ -69,10 +69,16 @@ def _identity(path: str) -> str | None:
     with storage_errors(f"looking at {path}"):
         status = os.stat(path)
         if stat.S_ISREG(status.st_mode):
-            return f"{os.statvfs(path).f_fsid:x}-{status.st_ino:x}{_generation(path)}"
+            # What XFS itself tells of a file system is its device's number, which may be another after a boot.
+            system = identify_device(_sysfs(status.st_dev)) or f"{os.statvfs(path).f_fsid:x}"
+            return f"{system}-{status.st_ino:x}{_generation(path)}"
         if stat.S_ISBLK(status.st_mode):
-            return identify_device(_DEVICES / f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
+            return identify_device(_sysfs(status.st_rdev))
         return None
+
+
+def _sysfs(number: int) -> Path:
+    return _DEVICES / f"{os.major(number)}:{os.minor(number)}"
 
 
 def _generation(path: str) -> str:
