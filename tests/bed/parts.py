@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import gzip
 import hashlib
 import os
 import re
@@ -55,10 +54,11 @@ def boot_files(cache: Path = ROOT / ".cache" / "bed") -> Boot:
         if not (cache / "unpacked").exists():
             _unpack(cache, tree)
         stamp = hashlib.sha256(INIT.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:12]
-        initrd = cache / f"initrd-{stamp}.gz"
+        # Not compressed: to unpack it would take an emulated processor longer than to copy it.
+        initrd = cache / f"initrd-{stamp}.cpio"
         if not initrd.exists():
             partial = initrd.with_suffix(".partial")
-            partial.write_bytes(gzip.compress(_initramfs(tree), compresslevel=1))
+            partial.write_bytes(_initramfs(tree))
             partial.rename(initrd)
         return Boot(kernel=_kernel(tree), initrd=initrd)
 

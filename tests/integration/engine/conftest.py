@@ -42,7 +42,7 @@ def writer(place: Path, name: str, **more: Any) -> Guest:
         Disk(place / "vdc.qcow2", target="vdc", size=16 * MIB, fs_mib=12),
     ]
     # With a pause: it must not eat a processor all the time.
-    settings: dict[str, Any] = {"agent": True, "fs": "vdc", "records_on": ["vda", "vdb"], "pause": 120_000, **more}
+    settings: dict[str, Any] = {"agent": True, "fs": "vdc", "records_on": ["vda", "vdb"], "pause": 250_000, **more}
     return Guest(name, place, disks, **settings)
 
 

@@ -46,7 +46,7 @@ def guest(libvirt_daemon: None) -> Iterator[Guest]:
             Disk(place / "vdb.raw", format="raw", target="vdb", size=12 * MIB),
             Disk(place / "vdc.qcow2", target="vdc", size=16 * MIB),
         ]
-        made = Guest(f"i{uuid.uuid4().hex[:6]}", place, disks, kib=64, slots=64, mix=True, pause=40_000, extra=PORTS)
+        made = Guest(f"i{uuid.uuid4().hex[:6]}", place, disks, kib=64, slots=64, mix=True, pause=100_000, extra=PORTS)
         with made:
             made.wait_more(4)
             yield made
@@ -361,11 +361,11 @@ def test_what_is_done_to_images_while_it_is_off(engine: Engine, guest: Guest, ta
         run_program(["qemu-img", "snapshot", "-a", "inside", str(image)])
     still_told("a return to it that was refused")
     run_program(["qemu-img", "snapshot", "-d", "inside", str(image)])
-    run_program(
-        ["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", "-n", str(guest.directory / "vdc.qcow2"), str(image)]
-    )
+    copied = ["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2"]
+    run_program([*copied, str(image), str(other)])
+    io(image, "write -P 15 41M 64k")
+    run_program([*copied, "-n", str(other), str(image)])
     still_told("another content, copied into it")
-    run_program(["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", str(image), str(other)])
     other.rename(image)
     assert types(take())["vda"] == "full"
     again(guest)

@@ -65,7 +65,7 @@ def machine(template: Guest) -> Iterator[Guest]:
         for disk, original in zip(disks, template.disks):
             subprocess.run(["cp", "--sparse=always", str(original.path), str(disk.path)], check=True)
         name = f"r{uuid.uuid4().hex[:6]}"
-        guest = replace(template, name=name, directory=place, disks=disks, uuid=str(uuid.uuid4()), pause=50_000)
+        guest = replace(template, name=name, directory=place, disks=disks, uuid=str(uuid.uuid4()), pause=120_000)
         guest.define()
         try:
             # libvirt orders a definition anew when it is defined from its own words; only then it stays as it is.
