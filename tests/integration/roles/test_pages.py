@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import secrets
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.bed.ansible import found_cores
-from tests.fleet.image import CORE, image, ui_wheels, wheels
+from tests.fleet.alone import host_alone
+from tests.fleet.image import ui_wheels
 from tests.fleet.panel import Panel
-from tests.fleet.podman import Container, podman
+from tests.fleet.podman import Container
 
 pytestmark = pytest.mark.exhaustive
 
@@ -95,34 +94,18 @@ class Master:
 @pytest.fixture
 def master(tmp_path: Path) -> Iterator[Master]:
     """It has packages only, and runs nothing of ours."""
-    name, password = f"vmforge-pages-{secrets.token_hex(4)}", secrets.token_hex(8)
-    host = Container(name, "master")
-    podman("network", "create", name)
-    try:
-        [subnet] = json.loads(podman("network", "inspect", name).stdout)[0]["subnets"]
-        address = str(ipaddress.ip_address(subnet["gateway"]) + 10)
-        host.create(image(), name, address, [wheels(), ui_wheels()])
-        key = tmp_path / "key"
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-        host.wait_booted()
-        host.write("/root/.ssh/authorized_keys", key.with_suffix(".pub").read_text(), "0600")
+    password = secrets.token_hex(8)
+    with host_alone(tmp_path, [ui_wheels()]) as (host, variables):
         host.run(["systemctl", "-q", "enable", "--now", "mariadb"])
         panel = Panel(host, password)
         panel.create({"master": {"vm-of-the-panel": True}}, {"vm-of-the-panel": "7f1fd2a1-5ab2-4c7c-93a8-5a6a1f2cf0ed"})
         panel.sql(USERS)
-        variables = {
-            "ansible_host": address,
-            "ansible_user": "root",
-            "ansible_ssh_private_key_file": str(key),
-            "ansible_ssh_common_args": "-F /dev/null -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
-            "ansible_python_interpreter": "/usr/bin/python3",
+        variables |= {
             "vmforge_backup_env_path": "",
             "vmforge_backup_db_socket": "/run/mysqld/mysqld.sock",
             "vmforge_backup_db_user": "vmforge_backup",
             "vmforge_backup_db_password": password,
             "vmforge_backup_db_admin_user": "root",
-            "vmforge_backup_schedule_ansible_core": f"ansible-core=={CORE}.*",
-            "vmforge_backup_schedule_pip_arguments": f"--no-index --find-links={wheels()}",
             "vmforge_backup_schedule_with": "systemd",
             "vmforge_backup_ui_pip_arguments": f"--no-index --find-links={ui_wheels()}",
             "vmforge_backup_ui_db_password": password[::-1],
@@ -131,9 +114,6 @@ def master(tmp_path: Path) -> Iterator[Master]:
         inventory = {"vmforge_master": {"hosts": {"master": variables}}}
         (tmp_path / "hosts.yml").write_text(json.dumps(inventory))
         yield Master(host, tmp_path)
-    finally:
-        host.remove()
-        podman("network", "rm", "-f", name, check=False)
 
 
 def test_the_pages_work_confined_and_go_without_a_trace(master: Master) -> None:
