@@ -232,8 +232,11 @@ class Fleet:
             "vmforge_backup_s3_region": "us-east-1",
             "vmforge_backup_s3_bucket": known["bucket"],
             "vmforge_backup_s3_prefix": "fleet",
-            "vmforge_backup_s3_access_key": known["access_key"],
-            "vmforge_backup_s3_secret_key": known["secret_key"],
+            # Nodes may write; the master alone may delete.
+            "vmforge_backup_s3_access_key": known["no_delete"]["access_key"],
+            "vmforge_backup_s3_secret_key": known["no_delete"]["secret_key"],
+            "vmforge_backup_s3_delete_access_key": known["delete_only"]["access_key"],
+            "vmforge_backup_s3_delete_secret_key": known["delete_only"]["secret_key"],
             "vmforge_backup_db_socket": "/run/mysqld/mysqld.sock",
             "vmforge_backup_db_name": DATABASE,
             "vmforge_backup_db_user": "vmforge_backup",
@@ -249,11 +252,12 @@ class Fleet:
         """End and remove all of it, as far as it came."""
         if not self._state.exists():
             return
+        # First, for its address goes with the last container, and without it it waits for itself.
+        if "s3" in self.state:
+            _end(self.state["s3"]["pid"], self.directory / "s3")
         for container in self.hosts.values():
             container.remove()
         podman("network", "rm", "-f", self.state["network"], check=False)
-        if "s3" in self.state:
-            _end(self.state["s3"]["pid"], self.directory / "s3")
         shutil.rmtree(self.directory)
 
 

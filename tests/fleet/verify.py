@@ -16,10 +16,12 @@ from typing import Any
 
 from tests.bed.guest import Guest
 from tests.bed.records import Geometry, verify
-from tests.fleet.fleet import NODES, Fleet
+from tests.fleet.fleet import MASTER, NODES, Fleet
 
 BACKUPS = "/var/lib/vmforge/backups"
 PREFIX = "fleet/"
+# Where a key could be left.
+_PLACES = ("/etc", "/home", "/opt", "/root", "/tmp", "/var/lib/vmforge", "/var/www")
 # May lie beside a manifest without being named in it.
 _SIDECARS = {"manifest.json", "offsite.json", "hold.json", "verified.json"}
 
@@ -69,6 +71,7 @@ def compare(fleet: Fleet) -> Comparison:
     """Compare all three places, and prove the guests' newest images."""
     found = Comparison()
     disks = {node: _disk(fleet, node, found) for node in NODES}
+    _look_for_keys(fleet, found)
     with contextlib.closing(fleet.s3.client()) as client:
         bucket = _bucket(client, fleet.s3.bucket, found)
         _compare_copies(disks, bucket, found)
@@ -93,6 +96,29 @@ def _disk(fleet: Fleet, node: str, found: Comparison) -> Place:
             sizes = {n.split("/")[2]: int(s) for k, s, n in files if k == "f" and n.startswith(f"{vm}/{backup}/")}
             place[vm, backup] = Copy(host.run(["cat", f"{BACKUPS}/{name}"]).stdout.encode(), sizes)
     return place
+
+
+def _look_for_keys(fleet: Fleet, found: Comparison) -> None:
+    """Nodes hold keys that may write; those that may delete are on the master alone."""
+    secrets = {name: fleet.state["s3"][name]["secret_key"] for name in ("no_delete", "delete_only")}
+    for host in fleet.hosts.values():
+        for name, secret in secrets.items():
+            search = [
+                "grep",
+                "-rlF",
+                "-f",
+                "-",
+                "/etc",
+                "/home",
+                "/opt",
+                "/root",
+                "/tmp",
+                "/var/lib/vmforge",
+                "/var/www",
+            ]
+            files = host.run(search, stdin=secret, check=False).stdout.split()
+            allowed = name == "no_delete" or host.host == MASTER
+            found.check(bool(files) == allowed, f"{host.host}: the key {name} stands in {files}")
 
 
 def _bucket(client: Any, bucket: str, found: Comparison) -> Place:
