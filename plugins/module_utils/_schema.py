@@ -205,6 +205,9 @@ def _additions(table: Table, uuid: Column) -> list[str]:
             clauses.append(f"MODIFY COLUMN `{rule.name}` {definition}")
     if table.name == "backups" and not table.leads("vm_uuid"):
         clauses.append("ADD INDEX `idx_vm_time` (`vm_uuid`, `created_at`)")
+    if table.name == "backups" and not table.leads("status"):
+        # Rows of what is gone are kept for ever: lists of what there is must not read them.
+        clauses.append("ADD INDEX `idx_status` (`status`)")
     return clauses
 
 

@@ -49,6 +49,8 @@ def enum(name: str, *values: str, default: str) -> Column:
 
 def table(name: str, *columns: Column, key: str = "id", **more: Any) -> Table:
     indexes = {"PRIMARY": (True, (key,)), "by_vm": (False, ("vm_uuid", "created_at"))}
+    if any(column.name == "status" for column in columns):
+        indexes["by_status"] = (False, ("status",))
     return Table(name, {column.name: column for column in columns}, indexes=indexes, **more)
 
 
@@ -137,6 +139,12 @@ def test_nothing_is_ever_taken_away() -> None:
         for statement in plan_schema(replace(found, local_rows=1, s3_rows=1), where="here").all:
             words = re.sub(r"ON DELETE CASCADE|'[^']*'", "", statement)
             assert not re.search(r"\b(?:DROP|DELETE|TRUNCATE|RENAME|CHANGE|REPLACE|IGNORE|IF NOT EXISTS)\b", words)
+
+
+def test_lists_need_not_read_what_is_gone() -> None:
+    (alter, _policies) = plan_schema(facts(NODES, MIGRATIONS), where="here").statements
+    assert alter.endswith(", ADD INDEX `idx_status` (`status`)")
+    assert "INDEX" not in plan_schema(facts(AGENT, POLICY, MIGRATIONS), where="here").statements[0]
 
 
 def test_the_exact_changes() -> None:
