@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bed.ansible import found_cores
+from tests.bed.ansible import ROOT, found_cores
 from tests.fleet.alone import host_alone
 from tests.fleet.image import ui_wheels
 from tests.fleet.panel import Panel
@@ -141,6 +141,9 @@ def test_the_pages_work_confined_and_go_without_a_trace(master: Master) -> None:
         assert (done.returncode == 0) is may, done.stderr
     for path in ("/root/.ssh/authorized_keys", "/etc/vmforge-backup-ui/runner.json", "/opt/vmforge-backup/inventory"):
         assert host.run(["setpriv", "--reuid=vmforge-backup-ui", "--clear-groups", "cat", path], check=False).returncode
+    # A password, made as the documentation tells.
+    [command] = re.findall(r"^cd /opt.*\n.* password$", (ROOT / "docs" / "ui.md").read_text(), re.MULTILINE)
+    assert host.run(["sh", "-c", command], stdin="geheim\n").stdout.startswith("$argon2id$")
     master.play(vmforge_backup_ui_state="absent")
     places = f"/etc/vmforge-backup-ui /var/lib/vmforge-backup-ui /opt/vmforge-backup/ui {SOCKET}"
     look = f"ls -d {places} /etc/systemd/system/vmforge-backup-ui*; getent passwd vmforge-backup-ui"
