@@ -71,7 +71,7 @@ DEEDS = {
 }
 
 # What libvirt refuses while the job of a run that died is there: an operator waits for the next backup.
-NEED_NO_JOB = ("grow", "plug", "snapshot", "snapshot-kept")
+_NEED_NO_JOB = ("grow", "plug", "snapshot", "snapshot-kept")
 
 
 class Campaign:
@@ -125,7 +125,7 @@ class Campaign:
         """Do one. Returns what it was, in words; raises ``BrokenError``."""
         fault = self.random.choices(list(FAULTS), list(FAULTS.values()))[0]
         deed = self.random.choices(list(DEEDS), list(DEEDS.values()))[0]
-        if deed in NEED_NO_JOB and self.checker.job():
+        if not self._merge_snapshot() and deed in _NEED_NO_JOB:
             deed = ""
         self.words = f"{fault} after {deed}"
         self.operator.do(deed)
@@ -148,7 +148,7 @@ class Campaign:
             child.kill()
             child.wait(180)
         high = self._recover()
-        self.operator.undo()
+        self._merge_snapshot()
         self._note_bounds((self.low, high))
         result = child.result()
         self.words = words = words + f"  -> {self._judge(fault, result)} ({child.seconds():.1f} s)"
@@ -168,6 +168,13 @@ class Campaign:
             problems = self.prove_again()
             require(not problems, "; ".join(problems))
         return words
+
+    def _merge_snapshot(self) -> bool:
+        """Merge one that was taken, unless the job of a run that died is there; whether there is none."""
+        if self.checker.job():
+            return False
+        self.operator.undo()
+        return True
 
     def prove_again(self) -> list[str]:
         """Prove every backup, also those that were; what is wrong."""
