@@ -36,7 +36,6 @@ from ansible_collections.vmforge.backup.plugins.module_utils._parent import Pare
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
 from ansible_collections.vmforge.backup.plugins.module_utils._pull import PullSource
 from ansible_collections.vmforge.backup.plugins.module_utils._result import VmResult
-from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
 from ansible_collections.vmforge.backup.plugins.module_utils._source import Since, Source
 from ansible_collections.vmforge.backup.plugins.module_utils._stale_bitmaps import StaleBitmaps
 from ansible_collections.vmforge.backup.plugins.module_utils._stopped import StoppedSource
@@ -90,9 +89,7 @@ class NewBackup:
         backup_id, started = "", format_time(utc_now())
         try:
             with as_failures():
-                with shielded():
-                    # From here on there is something that is undone.
-                    backup_id = self.directory.reserve(known)
+                backup_id = self.directory.reserve(known)
                 target = self._target(backup_id, unreachable)
                 manifest, data = self._capture(backup_id, inspection, target)
                 self.phase = "committing"
