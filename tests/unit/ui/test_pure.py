@@ -297,7 +297,7 @@ def test_holds_chains_and_bad_copies_count_as_they_do_when_pruning() -> None:
 def test_a_row_is_the_entry_that_it_was_made_of() -> None:
     made = entry(ID)
     meta = {**made, "node": "node1", "vm_name": "web1", "state": "ready"}
-    row = {"label": None, "vm_uuid": VM, "created_at": datetime(2026, 11, 22, 1), "status": "ready", "storage": "local"}
+    row = {"label": None, "vm_uuid": VM, "made": "2026-11-22 01:00:00", "status": "ready", "storage": "local"}
     row.update({name: made[name] for name in ("type", "size_bytes", "checksum_sha256")})
     found = backup_of_row({**row, "meta": json.dumps(meta)})
     assert (found.id, found.moment, found.status) == (ID, datetime(2026, 11, 22, 1, tzinfo=timezone.utc), "ready")
@@ -305,7 +305,7 @@ def test_a_row_is_the_entry_that_it_was_made_of() -> None:
     assert {name: found.entry[name] for name in same} == {name: made[name] for name in same}
     for meta_text in (None, "{", "[]", '{"id": "../x", "node": "n"}', '{"id": 7}'):
         foreign = backup_of_row({**row, "meta": meta_text, "label": "nightly"})
-        assert (foreign.id, foreign.entry["label"]) == (None, "nightly")
+        assert (foreign.id, foreign.entry["label"], foreign.moment) == (None, "nightly", found.moment)
     deleting = backup_of_row({**row, "status": "failed", "meta": json.dumps({**meta, "state": "deleting"})})
     assert deleting.status == "deleting"
 

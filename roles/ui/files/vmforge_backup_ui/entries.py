@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._model import (
@@ -16,6 +16,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._model import (
     is_id,
     parse_id,
     parse_time,
+    parse_utc,
 )
 
 _STATES = ("ready", "failed", "partial", "deleting")
@@ -123,7 +124,6 @@ def entry_of_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
 def backup_of_row(row: Mapping[str, Any]) -> Backup:
     """A row of ``backups`` as it is shown."""
     entry = entry_of_row(row)
-    made = row["created_at"].replace(tzinfo=timezone.utc)
     if entry is None:
         foreign = {
             "vm": {"node": None},
@@ -131,17 +131,16 @@ def backup_of_row(row: Mapping[str, Any]) -> Backup:
             "type": row["type"],
             "size_bytes": row["size_bytes"] or 0,
         }
-        return Backup(
-            None, {**foreign, "label": str(row["label"] or "unknown"), "copies": []}, made, str(row["storage"])
-        )
-    return Backup(str(entry["id"]), entry, _moment(entry, made), str(row["storage"]))
+        values = {**foreign, "label": str(row["label"] or "unknown"), "copies": []}
+        return Backup(None, values, parse_utc(row["made"]), str(row["storage"]))
+    return Backup(str(entry["id"]), entry, _moment(entry), str(row["storage"]))
 
 
 def backup_of_entry(entry: Mapping[str, Any]) -> Backup:
     """An entry of a listing as it is shown."""
     copies = entry.get("copies") or []
     storage = "hybrid" if len(copies) > 1 else "s3" if copies == ["s3"] else "local"
-    return Backup(str(entry["id"]), entry, _moment(entry, parse_id(str(entry["id"]))), storage)
+    return Backup(str(entry["id"]), entry, _moment(entry), storage)
 
 
 def newest_first(backups: Iterable[Backup]) -> list[Backup]:
@@ -170,11 +169,11 @@ def dependants(backups: Sequence[Backup], backup_id: str) -> list[Backup]:
     return list(reversed(found))
 
 
-def _moment(entry: Mapping[str, Any], otherwise: datetime) -> datetime:
+def _moment(entry: Mapping[str, Any]) -> datetime:
     try:
         return parse_time(str(entry.get("instant")))
     except ValueError:
-        return otherwise
+        return parse_id(str(entry["id"]))
 
 
 def _json(text: Any) -> dict[str, Any]:

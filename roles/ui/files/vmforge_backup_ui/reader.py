@@ -27,9 +27,9 @@ _TOTALS = (
     "SELECT vm_uuid, COUNT(*) AS count, SUM(size_bytes) AS size, MAX(created_at) AS newest FROM backups "
     "WHERE status = 'ready' GROUP BY vm_uuid"
 )
-# Only what is shown: each column of ten thousand rows takes time.
+# Only what is shown: each column of ten thousand rows takes time, and to make a time of a text most.
 _COLUMNS = (
-    "vm_uuid, created_at, type, size_bytes, checksum_sha256, storage, meta, status, "
+    "vm_uuid, CAST(created_at AS CHAR) AS made, type, size_bytes, checksum_sha256, storage, meta, status, "
     "IF(JSON_EXTRACT(meta, '$.id') IS NULL, COALESCE(NULLIF(snapshot_name, ''), path, location, id), NULL) AS label"
 )
 _OF_VM = f"SELECT {_COLUMNS} FROM backups WHERE vm_uuid IN (%s, %s) AND status <> 'deleted'"
