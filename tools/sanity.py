@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Prepares ``ansible-test sanity``: a copy of the checkout where it accepts one, all Pythons, pip where it looks."""
+"""Prepares ``ansible-test sanity``: a copy of what ships where it accepts one, Pythons, and pip where it looks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from environments import ROOT, Environment, pythons
+from environments import ROOT, UNIT_PYTHONS, Environment, pythons
 
 # ansible-test fetches pip's bootstrap script from a fixed address unless it finds it in its cache. This one installs
 # pip from its own wheel, which the package registry has; it is never written over what is there.
@@ -45,9 +45,12 @@ def prepare_sanity(environment: Environment) -> Sanity:
 
 
 def _copy(target: Path) -> Path:
-    """Copy what git knows, or would take: ansible-test wants a real directory of the collection's own name."""
+    """Copy what git knows, or would take: ansible-test wants a real directory of the collection's own name.
+
+    Not the tests: galaxy.yml leaves them out, and pylint would take as long for them as for all that ships.
+    """
     shutil.rmtree(target, ignore_errors=True)
-    argv = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
+    argv = ["git", "ls-files", "-co", "--exclude-standard", "-z", "--", ".", ":!tests"]
     for name in subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0"):
         source = ROOT / name
         if name and source.exists():
@@ -59,12 +62,13 @@ def _copy(target: Path) -> Path:
 
 
 def _interpreters() -> Path:
-    """Fill a directory with links to all Pythons found, for compile and import under each."""
+    """Fill a directory with links to the Pythons that are promised, for compile and import under each."""
     place = ROOT / ".cache" / "sanity" / "pythons"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     for version, path in pythons().items():
-        (place / f"python{version}").symlink_to(path)
+        if version in UNIT_PYTHONS:
+            (place / f"python{version}").symlink_to(path)
     return place
 
 

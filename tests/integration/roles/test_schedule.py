@@ -120,20 +120,31 @@ def test_it_installs_what_runs_changes_nothing_twice_and_goes_without_a_trace(ma
     _check_jobs(master)
     _check_command(master)
     assert "changed=0 " in master.play()
+    _remove(master)
+
+
+@pytest.mark.exhaustive
+def test_other_times_and_what_check_mode_leaves(master: Master) -> None:
+    master.cron.write_text(OTHERS)
+    master.play()
     assert "changed=0 " in master.play("--check")
-    text = master.play(vmforge_backup_schedule_backup_at="Sat 23:05", vmforge_backup_schedule_catch_up_at="12:30")
+    master.play(vmforge_backup_schedule_backup_at="Sat 23:05", vmforge_backup_schedule_catch_up_at="12:30")
     times = {entry.rsplit(" ", 1)[1]: " ".join(entry.split()[:5]) for entry in master.entries()[1:]}
     assert (times["backup"], times["catch-up"]) == ("5 23 * * 6", "30 12 * * *")
     assert OTHERS in master.cron.read_text()
     master.play("--check", vmforge_backup_schedule_state="absent")
     assert master.home.exists()
+    _remove(master)
+    assert "changed=0 " in master.play(vmforge_backup_schedule_state="absent")
+
+
+def _remove(master: Master) -> None:
     master.play(vmforge_backup_schedule_state="absent")
     assert (master.home.exists(), master.home.parent.exists()) == (False, True)
     assert [path for path in (master.place / "usr").rglob("*") if not path.is_dir()] == []
     assert [
         line for line in master.cron.read_text().splitlines() if not line.startswith("MAILTO")
     ] == OTHERS.splitlines()
-    assert "changed=0 " in master.play(vmforge_backup_schedule_state="absent")
 
 
 @pytest.mark.exhaustive
