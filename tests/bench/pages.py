@@ -68,6 +68,7 @@ def _measured() -> dict[str, dict[str, float]]:
                 vm = f"/vms/{uuid_of(0)}"
                 for name, path in (
                     ("list", "/"),
+                    ("its chart", "/stored"),
                     ("search", "/?q=vm1&sort=age"),
                     ("machine", vm),
                     ("policy", f"{vm}/policy"),

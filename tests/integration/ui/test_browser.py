@@ -241,6 +241,8 @@ def test_it_is_freed_and_deleted(page: Page, bed: Bed) -> None:
 
 def test_keys_alone_are_enough(page: Page, bed: Bed) -> None:
     page.goto(bed.url)
+    # It comes by itself, after the list.
+    expect(page.locator("svg.chart")).to_be_visible()
     keep(page, "machines")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to content")).to_be_focused()

@@ -174,7 +174,7 @@ def test_too_many_failures_close_the_door(site: Site) -> None:
 def test_without_a_session_nothing_is_shown_or_done(site: Site) -> None:
     site.list(entry(FIRST), entry(SECOND))
     token = site.token()
-    for page in PAGES:
+    for page in (*PAGES, "/stored"):
         answer = site.client.get(URL + page)
         assert (answer.status_code, "20261101" in answer.text) == (303, False), page
     for page in ACTIONS:
@@ -257,6 +257,17 @@ def test_a_machine_has_a_table_with_chains_and_fates(inside: Site) -> None:
     assert "1 machine" in text
     assert "No machine matches" in inside.client.get(f"{URL}/?q=other").text
     assert "<html" not in inside.client.get(f"{URL}/?q=web", headers={"HX-Request": "true"}).text
+
+
+def test_the_list_fetches_its_chart_and_a_link_leads_to_it(inside: Site) -> None:
+    text = inside.client.get(f"{URL}/").text
+    assert f'hx-get="{URL}/stored" hx-trigger="load"' in text
+    assert f'<a href="{URL}/stored">' in text
+    part, page = (inside.client.get(f"{URL}/stored", headers=head).text for head in ({"HX-Request": "true"}, {}))
+    assert ("<html" in part, "<html" in page) == (False, True)
+    assert all("3 MiB now" in found and "<svg" in found for found in (part, page))
+    inside.list()
+    assert "Nothing yet" in inside.client.get(f"{URL}/stored").text
 
 
 def test_what_cannot_be_written_down_is_not_done(inside: Site) -> None:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from flask import Blueprint, render_template, request
 
 from vmforge_backup_ui.app import now, parts, reader, signed_in
-from vmforge_backup_ui.chart import Chart, chart, first_day
+from vmforge_backup_ui.chart import chart, first_day
 from vmforge_backup_ui.entries import Machine
 from vmforge_backup_ui.errors import AwayError, MissingError
 from vmforge_backup_ui.history import History
@@ -25,6 +25,7 @@ LATE = timedelta(hours=26)
 def register(root: Blueprint) -> None:
     """Add the pages."""
     root.add_url_rule("/", "machines", signed_in(machines))
+    root.add_url_rule("/stored", "stored", signed_in(stored))
     root.add_url_rule("/vms/<vm:uuid>", "machine", signed_in(machine))
 
 
@@ -38,7 +39,14 @@ def machines() -> str:
     late = now() - LATE
     if request.headers.get("HX-Request"):
         return render_template("_machines.html", late=late, **values)
-    return render_template("machines.html", late=late, chart=_chart(), running=running(), **values)
+    return render_template("machines.html", late=late, running=running(), **values)
+
+
+def stored() -> str:
+    """How much was stored over time. The list fetches it when it is shown, for years of rows may take a while."""
+    today = now().date()
+    name = "_chart.html" if request.headers.get("HX-Request") else "stored.html"
+    return render_template(name, chart=chart(reader().growth(first_day(today)), today=today))
 
 
 def machine(uuid: str) -> str:
@@ -98,8 +106,3 @@ def page_number() -> int:
     """Which page of a long table, from 1."""
     text = request.args.get("page", "1")
     return max(1, int(text)) if text.isdecimal() and len(text) < 7 else 1
-
-
-def _chart() -> Chart | None:
-    today = now().date()
-    return chart(reader().growth(first_day(today)), today=today)
