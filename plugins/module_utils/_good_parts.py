@@ -41,6 +41,8 @@ def find_damage(
     *,
     parallel: int,
     advance: Callable[[int], None],
+    order: Sequence[int] | None = None,
+    proved: Callable[[int], None] | None = None,
 ) -> list[Damage]:
     """Read one file of a copy whole and compare every part with the manifest.
 
@@ -49,6 +51,8 @@ def find_damage(
         record: As the manifest has it.
         parallel: Parts at once, each with a buffer.
         advance: Told of bytes read; from any thread.
+        order: The numbers of all parts, as they are wanted; from the first to the last if not given.
+        proved: Told of each part that is good; from any thread.
 
     Raises:
         S3Error, StorageError: It could not be read, which says nothing about it.
@@ -60,7 +64,8 @@ def find_damage(
     found: list[Damage] = []
     buffers = _Buffers(min(opened.step, record.part_size, record.size))
 
-    def check(number: int, _buffer: bytearray) -> None:
+    def check(index: int, _buffer: bytearray) -> None:
+        number = index if order is None else order[index - 1]
         start, length = part_place(record, number)
         try:
             digest = _digest(opened, start, length, buffers.view)
@@ -69,6 +74,8 @@ def find_damage(
         else:
             if digest != record.parts[number - 1]:
                 found.append(Damage(copy.name, record.name, "is not what was written", number, start))
+            elif proved is not None:
+                proved(number)
         advance(length)
 
     try:

@@ -89,19 +89,15 @@ class Background:
     def __init__(self, argv: Sequence[str], *, log: Path) -> None:
         self._log = log
         self._status: int | None = None
-        # Everything else that is open here is closed by the exec (PEP 446).
+        # Everything else that is open here is closed by the exec (PEP 446). No fork: there may be threads.
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self._pid = os.fork()
-        if self._pid == 0:
-            try:
-                for number, descriptor in enumerate((null, out, out)):
-                    os.dup2(descriptor, number)
-                os.execv(argv[0], list(argv))
-            finally:
-                os._exit(127)
-        os.close(out)
-        os.close(null)
+        actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate((null, out, out))]
+        try:
+            self._pid = os.posix_spawn(argv[0], list(argv), os.environ, file_actions=actions)
+        finally:
+            os.close(out)
+            os.close(null)
 
     def ended(self) -> bool:
         """Whether it has ended."""

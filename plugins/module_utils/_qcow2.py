@@ -31,6 +31,8 @@ _EXTENSION_BACKING_FORMAT = 0xE2792ACA
 _HEADER_LENGTH = 112
 # Plain clusters must be aligned. They wait for one another so that the gap before them is paid once for many.
 _PLAIN_BATCH = 16
+# And not for longer than so many bytes of the file: what lies together on the disk lies together in the file.
+_PLAIN_DISTANCE = 8 << 20
 
 Buffer = Union[bytes, bytearray, memoryview]
 
@@ -68,6 +70,7 @@ class ImageWriter:
         self._refcounts = array("H", [1])
         self._l2: dict[int, array[int]] = {}
         self._plain: list[tuple[int, bytes]] = []
+        self._plain_since = 0
 
     @property
     def clusters(self) -> int:
@@ -88,11 +91,15 @@ class ImageWriter:
         more_sectors = ((end - 1) >> 9) - (start >> 9)
         self._set(index, _COMPRESSED | more_sectors << _SECTORS_SHIFT | start)
         self._write(data, references=1)
+        if self._plain and end - self._plain_since > _PLAIN_DISTANCE:
+            self._flush_plain()
 
     def add_plain(self, index: int, data: Buffer) -> None:
         """Append a guest cluster as it is; used where compression does not help. Exactly one cluster long."""
         if len(data) != CLUSTER_SIZE:
             raise ValueError(f"plain cluster of {len(data)} bytes")
+        if not self._plain:
+            self._plain_since = self._offset
         self._plain.append((index, bytes(data)))
         if len(self._plain) == _PLAIN_BATCH or self._offset % CLUSTER_SIZE == 0:
             self._flush_plain()

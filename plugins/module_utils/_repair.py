@@ -96,16 +96,18 @@ def write_parts(
     *,
     parallel: int,
     advance: Callable[[int], None] | None = None,
+    proved: Callable[[int], None] | None = None,
 ) -> None:
     """Write parts of a file at their places, each proved before; the file is made, or cut, where that is needed.
 
     Args:
         path: Of the file.
         record: As the manifest has it.
-        numbers: Of the parts, from 1.
+        numbers: Of the parts, from 1, in the order in which they are wanted.
         good: Gives them.
         parallel: How many at once.
         advance: Told of bytes written; from any thread.
+        proved: Told of each part that can be read now; from any thread. If it is given, nothing is synced.
 
     Raises:
         DamagedError: A part is in no copy.
@@ -124,13 +126,17 @@ def write_parts(
                 write_at(descriptor, part, part_place(record, number)[0])
                 if advance is not None:
                     advance(len(part))
+                if proved is not None:
+                    proved(number)
 
             if numbers:
                 in_parallel(len(numbers), parallel, 0, fetch)
-            os.fsync(descriptor)
+            if proved is None:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        sync_directory(path.parent)
+        if proved is None:
+            sync_directory(path.parent)
 
 
 def _write_manifest(copy: Copy, data: bytes) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -13,26 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._copies import LOCAL, Damage, DamagedError, LocalCopy
-from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import set_direct
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import FormatError, StorageError
 from ansible_collections.vmforge.backup.plugins.module_utils._files import (
     read_json,
     storage_errors,
-    sync_directory,
     write_json,
 )
 from ansible_collections.vmforge.backup.plugins.module_utils._good_parts import GoodParts, find_damage
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
-from ansible_collections.vmforge.backup.plugins.module_utils._programs import Background, need_program
 from ansible_collections.vmforge.backup.plugins.module_utils._progress import Progress
 from ansible_collections.vmforge.backup.plugins.module_utils._repair import write_parts
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_early import Proved, prove_and_write
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_image import Image, aside
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_write import DiskFile
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import StoredBackup
-from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import Layer, layered
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import Layer
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_map import in_order
 
-_POLL_SECONDS = 0.1
 _TELL_SECONDS = 1.0
-_STOP_SECONDS = 10.0
 
 
 def mark_of(state: Path, target: str) -> Path:
@@ -73,6 +71,7 @@ class DiskMaker:
     def __init__(self, head: StoredBackup, state: Path, *, parallel: int, progress: Progress, now: str) -> None:
         self._head, self._state, self._parallel, self._progress = head, state, parallel, progress
         self._now = now
+        self._fetched: dict[Path, int] = {}
         self.kept: list[str] = []
         self.damages: list[tuple[str, Damage]] = []
         self.sources: dict[str, str] = {}
@@ -96,25 +95,41 @@ class DiskMaker:
             DamagedError: A part is good in no copy.
             StorageError: The file cannot be written.
         """
+        try:
+            self._prepare(image)
+        finally:
+            self._close_fetched()
+
+    def _prepare(self, image: Image) -> None:
         if image.is_device:
             self.prove(image)
             return
         if self._is_done(image):
             self.sources[image.disk.target] = "an earlier run"
         else:
-            sources = self.prove(image)
             self._put_used_aside(image)
-            self._convert(sources, image, image.staged)
+            with self._open(image, image.staged) as file:
+                sources = prove_and_write(image, file, functools.partial(self.prove, image))
+                self._convert(sources, image, file)
+            self._check_fetched()
             self._note_done(image)
         self._drop_fetched(image)
 
     def write_device(self, image: Image, sources: Sequence[Path]) -> None:
         """Write what was proved to a block device; what was on it is lost."""
-        self._convert(sources, image, image.path)
+        try:
+            with self._open(image, image.path) as file:
+                self._convert(sources, image, file)
+            self._check_fetched()
+        finally:
+            self._close_fetched()
         self._drop_fetched(image)
 
-    def prove(self, image: Image) -> list[Path]:
+    def prove(self, image: Image, proved: Proved | None = None) -> list[Path]:
         """The images that a disk is made of, every part of them good: local ones, or such as are put together.
+
+        Args:
+            proved: Told of every part.
 
         Returns:
             One for each layer.
@@ -122,25 +137,34 @@ class DiskMaker:
         Raises:
             DamagedError: A part is good in no copy.
         """
-        good = self._prove_local(image)
+        proved = proved or Proved()
+        good = self._prove_local(image, proved)
         used = [LOCAL] if good else []
         missing = [layer for layer in image.layers if layer.id not in good]
         if missing:
             self._progress.enter(f"fetching {image.disk.target}", total=sum(layer.record.size for layer in missing))
         for layer in missing:
-            good[layer.id] = self._fetch(image, layer)
+            good[layer.id] = self._fetch(image, layer, proved)
             used += [copy.name for copy in layer.backup.copies]
         self.sources[image.disk.target] = "+".join(dict.fromkeys(used))
         return [good[layer.id] for layer in image.layers]
 
-    def _prove_local(self, image: Image) -> dict[str, Path]:
+    def _prove_local(self, image: Image, proved: Proved) -> dict[str, Path]:
         """Those layers whose local file is good, by the id of their backup."""
         local = [(layer, copy) for layer in image.layers for copy in layer.backup.copies if isinstance(copy, LocalCopy)]
         self._progress.enter(f"verifying {image.disk.target}", total=sum(layer.record.size for layer, _copy in local))
         good: dict[str, Path] = {}
         for layer, copy in local:
             try:
-                found = find_damage(copy, layer.record, parallel=self._parallel, advance=self._progress.advance)
+                told = proved.begin(layer, copy.directory / layer.record.name)
+                found = find_damage(
+                    copy,
+                    layer.record,
+                    parallel=self._parallel,
+                    advance=self._progress.advance,
+                    order=in_order(layer.record, layer.disk.virtual_size),
+                    proved=told,
+                )
             except StorageError:
                 if len(layer.backup.copies) == 1:
                     raise
@@ -167,6 +191,22 @@ class DiskMaker:
         """Remove the note: the file is in its place."""
         self._mark(image).unlink(missing_ok=True)
 
+    def _check_fetched(self) -> None:
+        """Nothing fetched was read back other than it was written.
+
+        What is fetched is not synced, for it is proved again by whoever goes on with it. But had the kernel failed to
+        write a page, or to forget an old one that a write has gone past, another one would have been read in its place.
+        It tells of that whoever had the file open, and to ask costs nothing where nothing is left to be written.
+        """
+        for path, descriptor in self._fetched.items():
+            with storage_errors(f"writing {path}"):
+                os.ftruncate(descriptor, 0)
+                os.fsync(descriptor)
+
+    def _close_fetched(self) -> None:
+        while self._fetched:
+            os.close(self._fetched.popitem()[1])
+
     def _drop_fetched(self, image: Image) -> None:
         for layer in image.layers:
             image.fetched(layer).unlink(missing_ok=True)
@@ -175,62 +215,46 @@ class DiskMaker:
         found = [(backup_id, damage) for damage in damages]
         self.damages += [one for one in found if one not in self.damages]
 
-    def _fetch(self, image: Image, layer: Layer) -> Path:
+    def _fetch(self, image: Image, layer: Layer, proved: Proved) -> Path:
         """Put an image together from good parts; parts that an earlier run has fetched are proved and kept."""
         record, path = layer.record, image.fetched(layer)
-        wanted = list(range(1, len(record.parts) + 1))
+        with storage_errors(f"opening {path}"):
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._fetched[path] = os.open(path, flags, 0o600)
+        wanted, told = in_order(record, layer.disk.virtual_size), proved.begin(layer, path)
         if path.exists() and path.stat().st_size == record.size:
             here = LocalCopy(path.parent)
             named = FileRecord(path.name, record.size, None, record.part_size, record.parts)
-            bad = find_damage(here, named, parallel=self._parallel, advance=_ignore)
+            bad = find_damage(here, named, parallel=self._parallel, advance=_ignore, proved=told)
             # One of the file as a whole says nothing of its parts.
-            wanted = wanted if any(d.part is None for d in bad) else [d.part for d in bad if d.part is not None]
+            if all(damage.part is not None for damage in bad):
+                wanted = [number for number in wanted if number in {damage.part for damage in bad}]
         with GoodParts(record, layer.backup.copies) as good:
             try:
-                write_parts(path, record, wanted, good, parallel=self._parallel, advance=self._progress.advance)
+                write_parts(
+                    path, record, wanted, good, parallel=self._parallel, advance=self._progress.advance, proved=told
+                )
             except DamagedError as error:
                 raise DamagedError(error.damage, backup=layer.id) from error
             finally:
                 self._pass_over(layer.id, good.damages)
         return path
 
-    def _convert(self, sources: Sequence[Path], image: Image, target: Path) -> None:
+    def _convert(self, sources: Sequence[Path], image: Image, file: DiskFile) -> None:
+        """Write what was not written while it was proved."""
         self._progress.enter(f"writing {image.disk.target}", total=image.disk.virtual_size)
-        if not image.is_device:
-            target.unlink(missing_ok=True)
-        with storage_errors(f"syncing {target}"):
-            # Made before qemu-img does, with nobody's rights but ours. And open before it: qemu-img does not tell of a
-            # write that failed behind its back, and the kernel tells such an error only to those who had the file open.
-            flags = os.O_RDWR if image.is_device else os.O_RDWR | os.O_CREAT | os.O_EXCL
-            descriptor = os.open(target, flags | os.O_CLOEXEC, 0o600)
-            try:
-                self._run_convert(sources, image, target, cache="none" if set_direct(descriptor, True) else "writeback")
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            sync_directory(target.parent)
+        file.write_rest(sources)
 
-    def _run_convert(self, sources: Sequence[Path], image: Image, target: Path, *, cache: str) -> None:
-        options = ["-n"] if image.is_device else []
-        program = need_program("qemu-img", debian="qemu-utils", redhat="qemu-img")
-        setpriv = need_program("setpriv", debian="util-linux", redhat="util-linux-core")
-        argv = [setpriv, "--pdeathsig", "KILL", "--", program, "convert", "-O", image.format]
-        # Complete, so that no name in an image is followed: an image may have been moved, or another one put there.
-        source = layered([{"driver": "file", "filename": str(path)} for path in sources])
-        argv += ["-t", cache, "-W", "-m", "8", *options, "json:" + json.dumps(source), str(target)]
-        writer = Background(argv, log=self._state / f"{image.disk.target}.log")
-        try:
-            told = 0.0
-            while not writer.ended():
-                time.sleep(_POLL_SECONDS)
-                if time.monotonic() - told > _TELL_SECONDS:
-                    told = time.monotonic()
-                    self._progress.write()
-        finally:
-            writer.stop(patience=_STOP_SECONDS)
-        if writer.status():
-            reason = writer.said().replace("qemu-img: ", "") or f"status {writer.status()}"
-            raise StorageError(f"Writing disk {image.disk.target} to {target} failed: {reason}.", code="write_failed")
+    def _open(self, image: Image, path: Path) -> DiskFile:
+        told = 0.0
+
+        def tell() -> None:
+            nonlocal told
+            if time.monotonic() - told > _TELL_SECONDS:
+                told = time.monotonic()
+                self._progress.write()
+
+        return DiskFile(image, path, log=self._state / f"{image.disk.target}.log", tell=tell)
 
     def _put_used_aside(self, image: Image) -> None:
         """An image that was finished and then written to may be what a guest worked on; half an image is none."""

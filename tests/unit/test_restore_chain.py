@@ -29,6 +29,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._restore_data impor
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_image import Image
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RESTORE_ARGUMENTS, RestoreOptions
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_source import find_source
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_write import DiskFile
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_backup import UnreadableError
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import ChainError, StoredChain
 from ansible_collections.vmforge.backup.plugins.module_utils._verify import verify_backups
@@ -65,8 +66,8 @@ def restored(backups: Path, backup_id: str, place: Path, **more: object) -> dict
     try:
         maker = maker_of(chain, fresh)
         images = [image_of(chain, disk.target, fresh) for disk in chain.head.manifest.disks]
-        for image, sources in [(image, maker.prove(image)) for image in images]:
-            maker._convert(sources, image, image.staged)
+        for image in images:
+            maker.prepare(image)
         return {image.disk.target: image.staged.read_bytes() for image in images}
     finally:
         shutil.rmtree(fresh)
@@ -90,7 +91,8 @@ def test_every_point_comes_back(tmp_path: Path) -> None:
     maker = maker_of(chain, tmp_path)
     image = image_of(chain, "vda", tmp_path)
     paths = maker.prove(image)
-    maker._convert([moved / "vda.qcow2", *paths[1:]], image, image.staged)
+    with DiskFile(image, image.staged, log=tmp_path / "log", tell=lambda: None) as file:
+        file.write_rest([moved / "vda.qcow2", *paths[1:]])
     assert image.staged.read_bytes() == points[-1].contents["vda"]
 
 
