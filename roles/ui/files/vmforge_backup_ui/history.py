@@ -26,7 +26,7 @@ class History:
 
     def __init__(self, backups: Iterable[Backup] = ()) -> None:
         self.backups = tuple(newest_first(backups))
-        self._plans: Kept[dict[str, Decision]] = Kept(4)
+        self._plans: Kept[dict[str, Decision]] = Kept(2)
 
     @cached_property
     def depths(self) -> dict[str, int]:
