@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.integration.roles.conftest import Play, Storage
+from tests.integration.roles.conftest import DEAD, Play, Storage, nodes
 
 # Tests run where ``make deps`` has installed them.
 INSTALLED = {"vmforge_backup_manage_packages": False}
@@ -48,3 +49,15 @@ def test_a_libvirt_that_does_not_answer_or_cannot_back_up_is_a_clear_error(play_
     assert run.code == 2
     assert "QEMU" in run.text
     assert "Traceback" not in run.text
+
+
+@pytest.mark.exhaustive
+def test_one_after_the_other_and_a_broken_one_stops_none(play_newest: Play) -> None:
+    hosts = nodes(DEAD, "broken vmforge_backup_uri=test:///nowhere", "good")
+    run = play_newest("rollout.yml", inventory=hosts, vmforge_backup_serial=1, **INSTALLED)
+    assert run.code == 2
+    assert run.text.count("PLAY [Make hypervisors ready for backups]") == 3
+    assert re.search(r"ok: \[good\] => \{[^}]*answers", run.text), run.text
+    assert "dead is not ready" in run.text
+    assert re.search("broken is not ready.*Cannot reach libvirt", run.text)
+    assert "good is not ready" not in run.text
