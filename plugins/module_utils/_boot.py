@@ -110,6 +110,8 @@ class _BootTest:
                 export = StoredExport(
                     layers, directory=room.private(disk.target), clients=_CLIENTS, s3=self._s3, socket=socket
                 )
+                # Pushed before it is entered: a signal may come between its start and the note that it has to be ended.
+                stack.push(export)
                 stack.enter_context(export)
                 open_to_qemu(socket)
                 make_overlay(places.disks[disk.target], socket, disk.virtual_size)

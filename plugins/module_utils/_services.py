@@ -16,6 +16,7 @@ from typing import Any
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceError, describe_error
 from ansible_collections.vmforge.backup.plugins.module_utils._programs import need_program, run_program
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
 
 _SYSTEMD = Path("/run/systemd/system")
 _SECONDS = 60
@@ -72,15 +73,19 @@ class Services:
         return self._systemctl("is-active", service).strip() in ("active", "activating")
 
     def start(self, service: Service) -> None:
-        """Start it.
+        """Start it. A signal waits until it is known how to end it.
 
         Raises:
             SourceError: It cannot be started.
         """
         service.socket.unlink(missing_ok=True)
-        if not self._systemd:
-            self._detach(service)
-            return
+        with shielded():
+            if self._systemd:
+                self._run_unit(service)
+            else:
+                self._detach(service)
+
+    def _run_unit(self, service: Service) -> None:
         program = need_program("systemd-run", debian="systemd", redhat="systemd")
         remove = need_program("rm", debian="coreutils", redhat="coreutils")
         properties = [

@@ -155,9 +155,10 @@ class StoredExport:
         try:
             for helper in helpers:
                 logs.append(self._directory / f"{helper.socket.name}.log")
-                server = Background([setpriv, "--pdeathsig", "TERM", "--", *helper.argv], log=logs[-1])
-                self._stack.callback(helper.socket.unlink, missing_ok=True)
-                self._stack.callback(server.stop, patience=_STOP_SECONDS)
+                with shielded():
+                    server = Background([setpriv, "--pdeathsig", "TERM", "--", *helper.argv], log=logs[-1])
+                    self._stack.callback(helper.socket.unlink, missing_ok=True)
+                    self._stack.callback(server.stop, patience=_STOP_SECONDS)
                 wait_until_served(helper, ended=server.ended, logs=logs)
         except BaseException:
             self.__exit__()
