@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import mmap
 import os
 import statistics
@@ -19,6 +20,7 @@ from typing import Any
 from ansible_collections.vmforge.backup.plugins.module_utils._backup import manage_backups
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Request
 from ansible_collections.vmforge.backup.plugins.module_utils._options import BACKUP_ARGUMENTS
+from ansible_collections.vmforge.backup.plugins.module_utils._qcow2_header import HEADER_SIZE, read_header
 from ansible_collections.vmforge.backup.plugins.module_utils._restore import restore_backup
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RESTORE_ARGUMENTS
 from ansible_collections.vmforge.backup.plugins.module_utils._verify import verify_backups
@@ -64,6 +66,7 @@ class Restores:
                 "verify, local": lambda: self._verify(guest),
                 "qemu-img convert": lambda: self._convert(stored, "writeback"),
                 "convert": lambda: self._convert(stored, "none"),
+                "convert, io_uring": lambda: self._convert(stored, "none", aio="io_uring"),
                 "read": lambda: _timed(lambda: _read_all(stored)),
                 "download": lambda: self._download(stored),
                 "instant, s3, runs": lambda: self._instant(guest),
@@ -89,11 +92,17 @@ class Restores:
             "restore, s3": max(median["download"], median["hash"], median["convert"]),
             "verify, local": max(median["read"], median["hash"]),
         }
+        best = {
+            "restore, local": max(median["read"], median["hash"], median["convert, io_uring"]),
+            "restore, s3": max(median["download"], median["hash"], median["convert, io_uring"]),
+        }
         return {
             "stored_bytes": size,
             "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},
             "median_seconds": {name: round(value, 2) for name, value in median.items()},
             "limit_share": {name: round(limit / median[name], 3) for name, limit in limits.items()},
+            # As far as QEMU goes with what a restore asks of it, which is not what it does by itself.
+            "best_share": {name: round(limit / median[name], 3) for name, limit in best.items()},
             "over_convert": {
                 name: round(median[name] / median["qemu-img convert"], 2) for name in ("restore, local", "restore, s3")
             },
@@ -142,11 +151,15 @@ class Restores:
         if outcome.failure:
             raise RuntimeError(outcome.failure)
 
-    def _convert(self, stored: Path, cache: str) -> None:
+    def _convert(self, stored: Path, cache: str, *, aio: str = "threads") -> None:
         """Believes what is there, and syncs as we do; we write with the cache mode ``none`` as well."""
         target = self._directory / "images" / "converted.qcow2"
-        options = ["-t", cache, "-W", "-m", "8"]
-        run(["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", *options, str(stored), str(target)])
+        with stored.open("rb") as stream:
+            size = read_header(stream.read(HEADER_SIZE)).virtual_size
+        run(["qemu-img", "create", "-q", "-f", "qcow2", str(target), str(size)])
+        node = {"driver": "qcow2", "file": {"driver": "file", "filename": str(target), "aio": aio}}
+        options = ["-n", "--target-is-zero", "-t", cache, "-W", "-m", "8", "-f", "qcow2", "-O", "qcow2"]
+        run(["qemu-img", "convert", *options, str(stored), "json:" + json.dumps(node)])
         with target.open("rb") as stream:
             os.fsync(stream.fileno())
         target.unlink()
@@ -198,6 +211,8 @@ def lines(report: dict[str, Any]) -> list[str]:
         words = f"share of the limit, {name}"
         verdict = "yes" if share >= TARGETS[name] else "NO"
         found.append(f"{words:36}{share:6.2f}   to reach: {TARGETS[name]:.2f}  {verdict}")
+    for name, share in report["best_share"].items():
+        found.append(f"{f'the same with io_uring, {name}':36}{share:6.2f}")
     for name, ratio in report["over_convert"].items():
         found.append(f"{name + ' / qemu-img convert':36}{ratio:6.2f}")
     runs = report["median_seconds"]["instant, s3, runs"]
