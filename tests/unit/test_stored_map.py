@@ -235,9 +235,10 @@ def arrive(image: Image, arriving: Arriving, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(_restore_early, "wait", arriving.wait)
     with DiskFile(image, image.staged, log=arriving.place / "log", tell=lambda: None) as file:
         sources = prove_and_write(image, file, arriving)
-        early = len(file._written)
+        pieces = sorted(file._written)
+        assert all(one[1] <= other[0] for one, other in zip(pieces, pieces[1:])), "written twice"
         file.write_rest(sources)
-    return early
+    return len(pieces)
 
 
 @pytest.mark.once
