@@ -310,7 +310,9 @@ STEPS: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("owner", "name"), STEPS, ids=[name for _owner, name in STEPS])
-@pytest.mark.parametrize("kind", ["local", "s3", "hybrid"])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("local", "s3")), "hybrid"]
+)
 def test_a_run_that_dies_anywhere_is_finished_by_the_next(
     pack: Pack, kind: str, owner: Any, name: str, when: str
 ) -> None:

@@ -81,6 +81,7 @@ def test_it_is_killed_together_with_the_backup(host: Host) -> None:
     assert_a_good_backup(host)
 
 
+@pytest.mark.exhaustive
 def test_it_does_not_come_back_in_time(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run ends and says so; the job and the scratch files are the next run's to clear."""
     monkeypatch.setattr(_libvirt, "_RECONNECT_SECONDS", 2)
@@ -95,6 +96,7 @@ def test_it_does_not_come_back_in_time(host: Host, monkeypatch: pytest.MonkeyPat
     assert_a_good_backup(host)
 
 
+@pytest.mark.exhaustive
 def test_it_forgets_that_it_was_asked_to_end_the_job(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """It dies right before QEMU hears of it, as often as it likes: it is asked again."""
     monkeypatch.setattr(_libvirt, "_ABORT_SECONDS", 15)
@@ -113,6 +115,7 @@ def test_it_forgets_that_it_was_asked_to_end_the_job(host: Host, monkeypatch: py
     assert_unhurt(host.engine, host.guest)
 
 
+@pytest.mark.exhaustive
 def test_it_is_killed_right_behind_its_answer(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """That the job shall end was said; whether it was done is seen, not assumed."""
     monkeypatch.setattr(_libvirt, "_ABORT_SECONDS", 15)

@@ -262,9 +262,10 @@ STEPS = {
 }
 
 
-# Each takes a restore and two boots: of some kinds one always, all of them by make exhaustive.
+# Each takes a restore and two boots: one always (of the other steps test_restore_chain.py has some), all of them by
+# make exhaustive.
 _MORE = pytest.mark.exhaustive
-_ALWAYS = {"a rename in the middle": "before", "the definition": "behind", "the boot": "before"}
+_ALWAYS = {"the boot": "before"}
 
 
 @pytest.mark.parametrize(

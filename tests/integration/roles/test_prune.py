@@ -188,14 +188,9 @@ def test_a_clock_that_is_off_stops_it_before_the_bucket(
     assert (len(one.bucket()), one.ids()) == (9, ids)
 
 
-@pytest.mark.parametrize(
-    "split",
-    [
-        # The fleet of molecule does this too.
-        pytest.param(False, id="with the nodes' keys", marks=pytest.mark.exhaustive),
-        pytest.param(True, id="with the master's keys"),
-    ],
-)
+# The fleet of molecule does the second.
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("split", [False, True], ids=["with the nodes' keys", "with the master's keys"])
 def test_the_bucket(play_newest: Play, one: Shelf, storage: Storage, bucket: S3Server, split: bool) -> None:
     assert bucket.write_only is not None
     variables = offsite(bucket, storage)
