@@ -13,6 +13,8 @@ from .driver import Engine, assert_nothing_unfinished, assert_unhurt, verify
 
 # Bytes a second: enough time to hit it in the middle.
 SLOW = 3 * MIB
+# For what must not end by itself while a slow machine makes up its mind.
+CRAWL = MIB
 
 
 def assert_failed(engine: Engine, guest: Guest, *, code: str, says: str, phase: str = "reading") -> None:

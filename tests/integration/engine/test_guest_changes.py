@@ -17,13 +17,13 @@ from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Dom
 from tests.bed.guest import MIB, Disk, Guest
 
 from .driver import Engine, assert_nothing_unfinished, assert_unhurt, job, qemu_nbds, verify, wait_for
-from .ends import SLOW, assert_failed, assert_next_run_is_good
+from .ends import CRAWL, SLOW, assert_failed, assert_next_run_is_good
 
 
 @pytest.mark.parametrize("way", ["power button", "destroy", "kill -9 of QEMU"])
 def test_the_guest_goes_away(engine: Engine, guest: Guest, way: str) -> None:
-    running = engine.start(guest, rate_limit=SLOW)
-    running.middle()
+    running = engine.start(guest, rate_limit=CRAWL)
+    running.middle(least=1)
     if way == "power button":
         # Half a minute, with any pull job whatever: libvirt 9.0 waits for the job before it looks at QEMU's end.
         guest.stop()
@@ -43,8 +43,8 @@ def test_the_guest_goes_away(engine: Engine, guest: Guest, way: str) -> None:
 
 
 def test_someone_ends_our_job(engine: Engine, guest: Guest) -> None:
-    running = engine.start(guest, rate_limit=SLOW)
-    running.middle()
+    running = engine.start(guest, rate_limit=CRAWL)
+    running.middle(least=1)
     guest.virsh("domjobabort", guest.name)
     assert running.wait()["error"]["code"] == "job_lost"
     assert_unhurt(engine, guest)
@@ -121,7 +121,7 @@ def plug(guest: Guest, target: str) -> None:
     )
 
 
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.exhaustive)])
 def test_a_disk_is_plugged_in_as_the_backup_begins(
     engine: Engine, pluggable: Guest, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
