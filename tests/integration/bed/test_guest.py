@@ -24,6 +24,7 @@ def two_disks(place: Path) -> list[Disk]:
     ]
 
 
+@pytest.mark.exhaustive
 def test_guest_and_host_agree_on_whole_and_broken_images(place: Path) -> None:
     disks = two_disks(place)
     shape = {"mix": True, "slots": 64, "kib": 64, "stride": 128}

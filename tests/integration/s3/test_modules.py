@@ -344,6 +344,7 @@ def examples(module: str) -> list[dict[str, Any]]:
     return yaml.safe_load(source.EXAMPLES)
 
 
+@pytest.mark.once
 def test_the_examples_run(
     seaweed: S3Server, playbook: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
@@ -369,6 +370,7 @@ def test_the_examples_run(
     assert (tmp_path / "readme.txt").read_text() == "Restore with vmforge.backup.restore."
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("secret", ["right", "wrong"])
 def test_no_secret_in_any_output(
     seaweed: S3Server, playbook: Callable[..., subprocess.CompletedProcess[str]], secret: str, tmp_path: Path
