@@ -13,8 +13,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import DependencyError
+from ansible_collections.vmforge.backup.plugins.module_utils._signals import SIGNALS, shielded
 
 SYSTEM_PATH = "/usr/bin:/usr/sbin:/bin:/sbin"
 _POLL_SECONDS = 0.01
@@ -89,12 +91,15 @@ class Background:
     def __init__(self, argv: Sequence[str], *, log: Path) -> None:
         self._log = log
         self._status: int | None = None
-        # Everything else that is open here is closed by the exec (PEP 446). No fork: there may be threads.
+        # Everything else that is open here is closed by the exec (PEP 446).
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate((null, out, out))]
         try:
-            self._pid = os.posix_spawn(argv[0], list(argv), os.environ, file_actions=actions)
+            # A signal for all of the group must not raise in the child, which would go on as its parent.
+            with shielded():
+                self._pid = os.fork()
+                if self._pid == 0:
+                    _become(argv, null, out)
         finally:
             os.close(out)
             os.close(null)
@@ -125,3 +130,15 @@ class Background:
             if time.monotonic() > deadline:
                 os.kill(self._pid, signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
+
+
+def _become(argv: Sequence[str], null: int, out: int) -> NoReturn:
+    """Be another program. There may have been threads: nothing is done here that takes a lock."""
+    try:
+        for name in SIGNALS:
+            signal.signal(name, signal.SIG_DFL)
+        for number, descriptor in enumerate((null, out, out)):
+            os.dup2(descriptor, number)
+        os.execv(argv[0], list(argv))
+    finally:
+        os._exit(127)

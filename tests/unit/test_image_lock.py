@@ -18,6 +18,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils import _stopped
 from ansible_collections.vmforge.backup.plugins.module_utils._domain_xml import Disk
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import SourceChangedError, SourceError
 from ansible_collections.vmforge.backup.plugins.module_utils._image_lock import is_written
+from ansible_collections.vmforge.backup.plugins.module_utils._nbd import Export
 from ansible_collections.vmforge.backup.plugins.module_utils._programs import Background, need_program
 from ansible_collections.vmforge.backup.plugins.module_utils._qemu import listens
 from ansible_collections.vmforge.backup.plugins.module_utils._stopped import StoppedSource
@@ -38,6 +39,8 @@ def opened(image: Path, *options: str) -> Iterator[None]:
             assert not server.ended(), server.said()
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        # It listens before it has opened anything, and answers when it has.
+        Export(str(socket), "").connect().shutdown()
         yield
     finally:
         server.stop(patience=10)
