@@ -49,21 +49,26 @@ class Incrementals:
 
     def measure(self) -> dict[str, Any]:
         """All of it."""
-        found = self._against_others()
-        small, big = self._directory / "small.qcow2", self._directory / "big.qcow2"
-        make_disk(small, data=GIB, size=_SMALL)
-        shutil.copyfile(small, big)
-        run(["qemu-img", "resize", "-q", "-f", "qcow2", str(big), str(_BIG)])
-        for name, image in (("10 GiB", small), ("1 TiB", big)):
-            guest = make_guest("inc" + name.replace(" ", ""), self._directory, image).define()
-            try:
-                start(guest)
+        return {**self._against_others(), **self.sizes()}
+
+    def sizes(self) -> dict[str, Any]:
+        """The same changes of a small disk and of a large one, by turns."""
+        images = {"10 GiB": self._directory / "small.qcow2", "1 TiB": self._directory / "big.qcow2"}
+        make_disk(images["10 GiB"], data=GIB, size=_SMALL)
+        shutil.copyfile(images["10 GiB"], images["1 TiB"])
+        run(["qemu-img", "resize", "-q", "-f", "qcow2", str(images["1 TiB"]), str(_BIG)])
+        guests = {
+            name: make_guest("inc" + name.replace(" ", ""), self._directory, image) for name, image in images.items()
+        }
+        try:
+            for guest in guests.values():
+                start(guest.define())
                 self._ours(guest, "full")
-                found[name] = self._turns(guest, image, _DIRTY, size=_SMALL)
-            finally:
+            return self._turns(guests, _DIRTY, size=_SMALL)
+        finally:
+            for name, guest in guests.items():
                 guest.undefine()
-            image.unlink()
-        return found
+                images[name].unlink()
 
     def _against_others(self) -> dict[str, Any]:
         image = self._directory / "vda.qcow2"
@@ -75,31 +80,37 @@ class Incrementals:
             start(guest)
             warm(image)
             full, _entry = self._ours(guest, "full")
-            found = {"full": {"seconds": full}, "changed": self._turns(guest, image, dirty, size=self._size)}
+            found = {"full": {"seconds": full}, **self._turns({"changed": guest}, dirty, size=self._size)}
             empty = [self._ours(guest, "incremental")[0] for _turn in range(_ROUNDS)]
             found["empty"] = {"seconds": statistics.median(empty)}
-            found["virtnbdbackup"] = self._virtnbdbackup(guest, image, dirty)
+            found["virtnbdbackup"] = self._virtnbdbackup(guest, dirty)
         finally:
             guest.undefine()
         image.unlink()
         return found
 
-    def _turns(self, guest: Guest, image: Path, dirty: int, *, size: int) -> dict[str, Any]:
-        seconds, entry = [], {}
+    def _turns(self, guests: dict[str, Guest], dirty: int, *, size: int) -> dict[str, Any]:
+        seconds: dict[str, list[float]] = {name: [] for name in guests}
+        found: dict[str, Any] = {}
         for _turn in range(_ROUNDS):
-            written = self._change(guest, image, dirty, size=size)
-            taken, entry = self._ours(guest, "incremental")
-            seconds.append(taken)
-        return {
-            "seconds": statistics.median(seconds),
-            "dirty_bytes": written,
-            "read_bytes": entry["bytes_read"],
-            "data_bytes": entry["disks"][0]["bytes"],
-            "stored_bytes": entry["size_bytes"],
-        }
+            for name, guest in guests.items():
+                written = self._change(guest, dirty, size=size)
+                taken, entry = self._ours(guest, "incremental")
+                seconds[name].append(taken)
+                found[name] = {
+                    "seconds": statistics.median(seconds[name]),
+                    "dirty_bytes": written,
+                    "read_bytes": entry["bytes_read"],
+                    "data_bytes": entry["disks"][0]["bytes"],
+                    "stored_bytes": entry["size_bytes"],
+                }
+        return found
 
-    def _change(self, guest: Guest, image: Path, count: int, *, size: int) -> int:
+    def _change(self, guest: Guest, count: int, *, size: int) -> int:
         """Write random clusters while the guest is off, which its bitmap records; bytes."""
+        image = guest.disks[0].path
+        if image is None:
+            raise ValueError(f"{guest.name} has no image")
         guest.destroy()
         places = self._random.sample(range(size // _CLUSTER), count // _CLUSTER)
         orders = "".join(f"write -q -s {self._noise} {place * _CLUSTER} {_CLUSTER}\n" for place in places)
@@ -127,7 +138,7 @@ class Incrementals:
         (entry,) = json.loads(done.stdout)["backups"]
         return time.monotonic() - began, entry
 
-    def _virtnbdbackup(self, guest: Guest, image: Path, dirty: int) -> dict[str, Any]:
+    def _virtnbdbackup(self, guest: Guest, dirty: int) -> dict[str, Any]:
         """With its own checkpoints, which stay in libvirt, so that the domain must go on running meanwhile."""
         target = self._directory / "virtnbdbackup"
         argv = ["virtnbdbackup", "-d", guest.name, "-z", "-n", "-S", str(self._directory), "-o", str(target)]
@@ -135,7 +146,7 @@ class Incrementals:
         seconds: list[float] = []
         before = 0
         for _turn in range(_ROUNDS):
-            self._change(guest, image, dirty, size=self._size)
+            self._change(guest, dirty, size=self._size)
             before = _size(target)
             began = time.monotonic()
             run([*argv, "-l", "inc"])
