@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 class Proxy:
-    """Forwards TCP connections to a port on 127.0.0.1, and cuts them on demand.
+    """Forwards TCP connections to a port on the address where it listens itself, and cuts them on demand.
 
     Attributes:
         port: Where it listens.
@@ -26,10 +26,10 @@ class Proxy:
         pause: Seconds before each 64 KiB that the server sends.
     """
 
-    def __init__(self, target: int, context: ssl.SSLContext | None = None) -> None:
-        self._target = target
+    def __init__(self, target: int, context: ssl.SSLContext | None = None, address: str = "127.0.0.1") -> None:
+        self._target = (address, target)
         self._context = context
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((address, 0))
         self._lock = threading.Lock()
         self._sent = 0
         self._closing = threading.Event()
@@ -90,7 +90,7 @@ class Proxy:
             stack.enter_context(client)
             if self._context is not None:
                 client = stack.enter_context(self._context.wrap_socket(client, server_side=True))
-            server = stack.enter_context(socket.create_connection(("127.0.0.1", self._target)))
+            server = stack.enter_context(socket.create_connection(self._target))
             back = threading.Thread(target=self._back, args=(server, client), daemon=True)
             back.start()
             while block := client.recv(65536):
@@ -123,9 +123,9 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def cutting_proxy(target: int) -> Iterator[Proxy]:
+def cutting_proxy(target: int, address: str = "127.0.0.1") -> Iterator[Proxy]:
     """A proxy before a port of this host, harmless until told to cut."""
-    proxy = Proxy(target)
+    proxy = Proxy(target, address=address)
     try:
         yield proxy
     finally:
