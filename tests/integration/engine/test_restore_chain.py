@@ -12,16 +12,17 @@ import contextlib
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.vmforge.backup.plugins.module_utils import _restore_run
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import VMForgeError
+from ansible_collections.vmforge.backup.plugins.module_utils import _restore_run, _restore_write
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError, VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
+from ansible_collections.vmforge.backup.plugins.module_utils._programs import Background
 from ansible_collections.vmforge.backup.plugins.module_utils._restore import restore_backup
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RESTORE_ARGUMENTS
 from tests.bed.backups import NODE
@@ -52,6 +53,9 @@ CASES = [
     for step in STEPS
     for kind in ("files", "device")
 ]
+
+WRITING = "in the middle of the second disk"
+STOPPED = [pytest.param(step, kind, marks=_MORE) for step in (*STEPS, WRITING) for kind in ("files", "device")]
 
 
 @dataclass
@@ -136,6 +140,62 @@ def test_what_fails_leaves_the_old_state_or_says_what_is_lost(
     outcome = machine.restore()
     assert machine.contents == machine.wanted
     # What the disks in files held is still there.
+    kept = [Path(path).read_bytes() for path in outcome.values["kept"]]
+    assert [before[target] for target in before if kind == "files" or target == "vda"] == kept
+    assert machine.hidden == []
+    assert not list((machine.place / "state").glob("*"))
+
+
+class Interrupting(Background):
+    """Gets us a SIGTERM as soon as it writes the second disk."""
+
+    def __init__(self, argv: Sequence[str], *, log: Path) -> None:
+        super().__init__(argv, log=log)
+        self.turn = "convert" in argv and any("vdb.qcow2" in word for word in argv)
+
+    def ended(self) -> bool:
+        if self.turn:
+            self.turn = False
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().ended()
+
+
+def terminate(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, turn: int, moment: str) -> None:
+    """Get a SIGTERM at a step."""
+    original, calls = getattr(owner, name), []
+
+    def interrupted(*args: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == turn and moment == "before":
+            os.kill(os.getpid(), signal.SIGTERM)
+        result = original(*args, **more)
+        if len(calls) == turn:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(owner, name, interrupted)
+
+
+@pytest.mark.parametrize(("step", "kind"), STOPPED)
+def test_sigterm_puts_the_old_state_back_and_keeps_what_is_made(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, step: str, kind: str
+) -> None:
+    before, xml = machine.contents, machine.xml
+    if step == WRITING:
+        monkeypatch.setattr(_restore_write, "Background", Interrupting)
+    else:
+        terminate(monkeypatch, *STEPS[step])
+    with pytest.raises(CancelledError if kind == "files" else VMForgeError, match="SIGTERM") as caught:
+        machine.restore()
+    monkeypatch.undo()
+    assert machine.xml == xml
+    if kind == "device" and step != "a rename":
+        assert caught.value.code == "not_undone"
+    else:
+        assert machine.contents == before
+    outcome = machine.restore()
+    assert machine.contents == machine.wanted
+    assert outcome.values["sources"]["vda"] == "an earlier run"
     kept = [Path(path).read_bytes() for path in outcome.values["kept"]]
     assert [before[target] for target in before if kind == "files" or target == "vda"] == kept
     assert machine.hidden == []
