@@ -291,7 +291,9 @@ class Guest:
             "sync": int(self.sync),
         }
         # The kernel's tests of its own ciphers take an emulated processor as long as half of the rest.
-        return "console=ttyS0 quiet panic=-1 cryptomgr.notests " + " ".join(f"bed.{key}={value}" for key, value in values.items())
+        return "console=ttyS0 quiet panic=-1 cryptomgr.notests " + " ".join(
+            f"bed.{key}={value}" for key, value in values.items()
+        )
 
     def xml(self) -> str:
         """Render the domain's XML."""
