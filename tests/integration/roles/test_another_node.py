@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A machine of one node runs at once on another one, out of S3, and writes while its disks are filled."""
+"""Two nodes that are reached by SSH: a machine of one runs at once on the other, and a connection breaks."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ def fleet() -> Iterator[Fleet]:
         inventory = {"all": {"vars": known}, "vmforge_nodes": {"hosts": hosts}}
         (made.directory / "nodes.json").touch(mode=0o600)
         (made.directory / "nodes.json").write_text(json.dumps(inventory))
+        ready = play(made, "rollout")
+        assert ready.returncode == 0, ready.stdout + ready.stderr
         yield made
     finally:
         made.down()
@@ -52,8 +54,8 @@ def play(fleet: Fleet, playbook: str, **variables: object) -> subprocess.Complet
 @pytest.mark.exhaustive
 def test_a_machine_runs_at_once_on_another_node_and_writes_while_its_disks_are_filled(fleet: Fleet) -> None:
     origin, there = fleet.guests[MACHINE], fleet.hosts["node2"]
-    for step in (play(fleet, "rollout"), play(fleet, "backup", vm=MACHINE)):
-        assert step.returncode == 0, step.stdout + step.stderr
+    made = play(fleet, "backup", vm=MACHINE)
+    assert made.returncode == 0, made.stdout + made.stderr
     newest = origin.wrote()
     # What it boots from lies on its node, and no backup has it.
     log = f"{origin.log}.{COPY}"
@@ -94,3 +96,25 @@ def test_a_machine_runs_at_once_on_another_node_and_writes_while_its_disks_are_f
         assert b"backing-filename" not in subprocess.check_output(["qemu-img", "info", "--output=json", str(path)])
     units = there.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "vmforge-instant-*"]).stdout
     assert units == ""
+
+
+@pytest.mark.exhaustive
+def test_a_connection_that_breaks_ends_no_backup(fleet: Fleet) -> None:
+    """Neither the work on the node, nor the playbook, which asks again."""
+    node, ends = fleet.hosts["node1"], []
+    find = ["find", "/var/lib/vmforge/backups", "-name", "*.partial"]
+    slow = {"vmforge_backup_rate_limit": "300K", "vmforge_backup_type": "full", "vmforge_backup_progress_interval": 1}
+    backup = threading.Thread(target=lambda: ends.append(play(fleet, "backup", vm=MACHINE, **slow)))
+    backup.start()
+    try:
+        wait(lambda: node.run(find).stdout != "" or not backup.is_alive(), "the backup", timeout=1200)
+        [begun] = node.run(find).stdout.split()
+        # All sessions, and what they have started.
+        node.run(["pkill", "-KILL", "-f", "^sshd: root"])
+        assert ends == []
+        assert node.run(find).stdout.split() == [begun]
+    finally:
+        backup.join()
+    assert ends[0].returncode == 0, ends[0].stdout + ends[0].stderr
+    assert re.search(rf"{MACHINE} +node1 +created", ends[0].stdout)
+    assert node.run(["ls", begun.removesuffix(".partial") + "/manifest.json"]).stdout
