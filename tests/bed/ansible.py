@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.bed import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -33,9 +35,13 @@ class Ansible:
     env: Mapping[str, str] = field(default_factory=dict)
 
     def run(
-        self, *argv: str, env: Mapping[str, str] | None = None, timeout: float = 1800
+        self, *argv: str, env: Mapping[str, str] | None = None, timeout: float = 1800, anew: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        """Run one of its programs in the checkout, with the checkout's ``ansible.cfg``; a failure is not raised."""
+        """Run one of its programs in the checkout, with the checkout's ``ansible.cfg``; a failure is not raised.
+
+        Args:
+            anew: Start it as people do, not off a process that has Ansible loaded.
+        """
         full = {
             "HOME": os.environ.get("HOME", "/root"),
             "LANG": "C.UTF-8",
@@ -45,6 +51,8 @@ class Ansible:
             **self.env,
             **(env or {}),
         }
+        if argv[0] in warm.PROGRAMS and not anew:
+            return warm.run(self.bin / argv[0], argv[1:], full, cwd=ROOT, timeout=timeout)
         return subprocess.run(
             [str(self.bin / argv[0]), *argv[1:]],
             cwd=ROOT,
@@ -63,10 +71,11 @@ class Ansible:
         variables: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
         timeout: float = 1800,
+        anew: bool = False,
     ) -> subprocess.CompletedProcess[str]:
         """Run a playbook of the checkout with extra variables, given as people give them: with ``-e``."""
         extra = ["-e", json.dumps(dict(variables))] if variables else []
-        return self.run("ansible-playbook", str(playbook), *extra, *argv, env=env, timeout=timeout)
+        return self.run("ansible-playbook", str(playbook), *extra, *argv, env=env, timeout=timeout, anew=anew)
 
     def module(self, name: str, *argv: str, timeout: float = 1800, **args: Any) -> dict[str, Any]:
         """Run one module of the collection on this machine, under the system's Python; its result."""

@@ -130,7 +130,7 @@ def _processor() -> float:
 
 
 def _play(core: Ansible, playbook: str, options: list[str], variables: dict[str, Any]) -> None:
-    done = core.playbook(f"playbooks/{playbook}", *options, variables=variables)
+    done = core.playbook(f"playbooks/{playbook}", *options, variables=variables, anew=True)
     if done.returncode:
         raise RuntimeError(f"{playbook} failed: {done.stdout[-3000:]}{done.stderr[-1000:]}")
 

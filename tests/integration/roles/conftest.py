@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.bed import warm
 from tests.bed.ansible import ROOT, SYSTEM_PATH, Ansible, found_cores
 from tests.bed.guest import MIB, Disk, Guest, scratch_directory
 from tests.bed.hypervisor import PrivateLibvirt, private_libvirt
@@ -121,19 +122,25 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of whoever runs the playbooks."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture
-def play(ansible: Ansible, hypervisor: Hypervisor, storage: Storage, tmp_path: Path) -> Play:
+def play(ansible: Ansible, hypervisor: Hypervisor, storage: Storage, tmp_path: Path, home: Path) -> Play:
     """Run a playbook with each ansible-core beside the guests: ``play("backup.yml", "--check", vm="web")``."""
-    return _player(ansible, hypervisor, storage, tmp_path)
+    return _player(ansible, hypervisor, storage, tmp_path, home)
 
 
 @pytest.fixture
-def play_newest(hypervisor: Hypervisor, storage: Storage, tmp_path: Path) -> Play:
+def play_newest(hypervisor: Hypervisor, storage: Storage, tmp_path: Path, home: Path) -> Play:
     """The same with the newest core alone: for what is decided by our own code."""
-    return _player(found_cores()[-1], hypervisor, storage, tmp_path)
+    return _player(found_cores()[-1], hypervisor, storage, tmp_path, home)
 
 
-def _player(ansible: Ansible, hypervisor: Hypervisor, storage: Storage, tmp_path: Path) -> Play:
+def _player(ansible: Ansible, hypervisor: Hypervisor, storage: Storage, tmp_path: Path, home: Path) -> Play:
     def run(playbook: str | Path, *argv: str, inventory: str = "", **more: Any) -> Run:
         hosts, variables = tmp_path / "hosts", tmp_path / "variables.json"
         hosts.write_text(inventory)
@@ -142,12 +149,11 @@ def _player(ansible: Ansible, hypervisor: Hypervisor, storage: Storage, tmp_path
         # Absolute, for to enter the namespace is to leave the directory.
         where = playbook if isinstance(playbook, Path) else ROOT / "playbooks" / playbook
         options = ["-i", str(hosts)] if inventory else []
-        done = subprocess.run(
-            hypervisor.libvirt.argv(
-                [str(ansible.bin / "ansible-playbook"), str(where), *options, "-e", f"@{variables}", *argv]
-            ),
+        done = warm.run(
+            ansible.bin / "ansible-playbook",
+            [str(where), *options, "-e", f"@{variables}", *argv],
             env={
-                "HOME": str(tmp_path),
+                "HOME": str(home),
                 "LANG": "C.UTF-8",
                 "PATH": f"{ansible.bin}:{SYSTEM_PATH}",
                 "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
@@ -155,11 +161,7 @@ def _player(ansible: Ansible, hypervisor: Hypervisor, storage: Storage, tmp_path
                 "ANSIBLE_SHOW_CUSTOM_STATS": "1",
                 **ansible.env,
             },
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=1800,
-            check=False,
+            within=hypervisor.libvirt.argv([]),
         )
         found = re.search(r"^\tRUN: (\{.*?\})$", done.stdout, re.MULTILINE | re.DOTALL)
         return Run(done.returncode, done.stdout + done.stderr, json.loads(found.group(1)) if found else {})
