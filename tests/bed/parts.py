@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The tiny guest's parts: Debian's cloud kernel, and an initramfs of busybox, some modules and the guest agent.
+"""The tiny guest's parts: Debian's cloud kernel, unpacked, and an initramfs of busybox and what it needs.
 
 Nothing is installed: the packages are downloaded once and unpacked under ``.cache/``; they are packed anew when
 ``init.sh`` changes.
@@ -40,10 +40,11 @@ PACKAGES = ("busybox-static", "qemu-guest-agent")
 
 @dataclass(frozen=True)
 class Boot:
-    """A kernel and an initramfs, ready for QEMU."""
+    """A kernel and an initramfs, ready for QEMU; and the kernel as UEFI wants it."""
 
     kernel: Path
     initrd: Path
+    efi: Path
 
 
 def boot_files(cache: Path = ROOT / ".cache" / "bed") -> Boot:
@@ -60,7 +61,8 @@ def boot_files(cache: Path = ROOT / ".cache" / "bed") -> Boot:
             partial = initrd.with_suffix(".partial")
             partial.write_bytes(_initramfs(tree))
             partial.rename(initrd)
-        return Boot(kernel=_kernel(tree), initrd=initrd)
+        packed = next(path for path in sorted((tree / "boot").glob("vmlinuz-*")))
+        return Boot(kernel=_kernel(cache, packed), initrd=initrd, efi=packed)
 
 
 @contextlib.contextmanager
@@ -71,8 +73,23 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _kernel(tree: Path) -> Path:
-    return next(path for path in sorted((tree / "boot").glob("vmlinuz-*")))
+def _kernel(cache: Path, packed: Path) -> Path:
+    """Return the kernel as it is behind its own decompressor, for QEMU starts it by its PVH entry."""
+    kernel = cache / packed.name.replace("vmlinuz", "vmlinux")
+    if not kernel.exists():
+        data = packed.read_bytes()
+        # Documentation/x86/boot.rst: sectors of the setup code, then offset and length of the payload behind them.
+        setup = (data[0x1F1] + 1) * 512
+        offset, length = (int.from_bytes(data[at : at + 4], "little") for at in (0x248, 0x24C))
+        payload = data[setup + offset : setup + offset + length]
+        # Its length stands behind it, which lz4 takes for the begin of another stream, and says so.
+        found = subprocess.run(["lz4", "-dc"], input=payload[:-4], check=True, capture_output=True).stdout
+        if len(found) != int.from_bytes(payload[-4:], "little"):
+            raise RuntimeError(f"{packed} could not be unpacked: {len(found)} bytes")
+        partial = kernel.with_suffix(".partial")
+        partial.write_bytes(found)
+        partial.rename(kernel)
+    return kernel
 
 
 def _unpack(cache: Path, tree: Path) -> None:

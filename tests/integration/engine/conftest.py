@@ -41,9 +41,15 @@ def writer(place: Path, name: str, **more: Any) -> Guest:
         Disk(place / "vdb.raw", format="raw", target="vdb", size=20 * MIB),
         Disk(place / "vdc.qcow2", target="vdc", size=16 * MIB, fs_mib=12),
     ]
-    # With a pause: it must not eat a processor all the time.
-    settings: dict[str, Any] = {"agent": True, "fs": "vdc", "records_on": ["vda", "vdb"], "pause": 250_000, **more}
-    return Guest(name, place, disks, **settings)
+    # With a pause and few places: it must not eat a processor, while it writes or as it looks at what is there.
+    settings: dict[str, Any] = {
+        "agent": True,
+        "fs": "vdc",
+        "records_on": ["vda", "vdb"],
+        "pause": 250_000,
+        "slots": 128,
+    }
+    return Guest(name, place, disks, **{**settings, **more})
 
 
 @pytest.fixture(scope="module")

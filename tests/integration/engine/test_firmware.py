@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.bed.guest import MIB, Disk, Guest, run
+from tests.bed.parts import boot_files
 
 from .driver import Engine
 from .test_boot import INTACT, Stored
@@ -39,6 +40,7 @@ def machine(libvirt_daemon: None, place: Path) -> Iterator[Guest]:
         firmware = f"<loader readonly='yes' type='pflash'>{CODE}</loader><nvram template='{VARIABLES}'>{nvram}</nvram>"
         path = place / "uefi.xml"
         path.write_text(guest.xml().replace("</os>", f"{firmware}</os>"))
+        shutil.copyfile(boot_files().efi, place / f"{guest.name}.kernel")
         guest.virsh("define", str(path))
         guest.start()
         guest.wait_more(10)
