@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+# What it reads is the same for every Python.
+pytestmark = pytest.mark.once
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "plugins" / "modules").glob("vmforge_*.py"))
 NODE_CODE = sorted((ROOT / "plugins").rglob("*.py"))

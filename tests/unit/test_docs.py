@@ -20,6 +20,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._model import forma
 from ansible_collections.vmforge.backup.plugins.module_utils._policy import Policy
 from ansible_collections.vmforge.backup.plugins.module_utils._retention import GIB, PrunePlan, plan_prune
 
+# What it reads is the same for every Python.
+pytestmark = pytest.mark.once
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     [

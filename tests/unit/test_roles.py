@@ -18,6 +18,8 @@ from ansible_collections.vmforge.backup.plugins.module_utils._restore_options im
 from ansible_collections.vmforge.backup.plugins.module_utils._verify_options import VERIFY_ARGUMENTS
 from ansible_collections.vmforge.backup.plugins.module_utils._vm_info import VM_INFO_ARGUMENTS
 
+# What it reads is the same for every Python.
+pytestmark = pytest.mark.once
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 NAMES = sorted(path.name for path in ROLES.iterdir() if path.is_dir())
 # Words in the names of options that only matter to whoever writes to S3.
