@@ -56,7 +56,7 @@ class Pack:
         """Where this VM's backups lie."""
         return self.backups / self.uuid
 
-    def image(self, name: str, *, size: int = 8 * MIB, seed: bytes = b"x", options: Sequence[str] = ()) -> Path:
+    def image(self, name: str, *, size: int = MIB, seed: bytes = b"x", options: Sequence[str] = ()) -> Path:
         """An image as the pack made them, readable by everybody."""
         raw, path = self.place / "raw", self.backups / "web1" / name
         path.parent.mkdir(exist_ok=True, mode=0o755)
