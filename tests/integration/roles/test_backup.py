@@ -42,8 +42,16 @@ def test_one_host_without_an_inventory(play: Play, hypervisor: Hypervisor, stora
     }
     [image] = storage.backups.glob(f"{db.uuid}/*/vda.qcow2")
     subprocess.run(["qemu-img", "compare", str(image), str(db.disks[0].path)], check=True, capture_output=True)
+
+
+@pytest.mark.exhaustive
+def test_what_is_young_enough_is_not_backed_up_again(play: Play, hypervisor: Hypervisor, storage: Storage) -> None:
+    db = hypervisor.db
+    run = play("backup.yml", vm=[db.name], vmforge_backup_max_age="1h")
+    assert (run.code, run.rows) == (0, [(db.name, "localhost", "created")])
     again = play("backup.yml", vm=[db.name], vmforge_backup_max_age="1h")
     assert (again.code, again.rows) == (0, [(db.name, "localhost", "fresh")])
+    assert len(storage.manifests()) == 1
 
 
 def test_without_a_name_all_are_backed_up_and_check_mode_only_plans(
@@ -87,6 +95,7 @@ def test_what_is_wrong_in_a_fleet_stops_nothing_else(
         assert f"failed={failed}" in next(line for line in run.text.splitlines() if line.startswith(f"{host} "))
 
 
+@pytest.mark.exhaustive
 def test_a_wrong_name_is_one_clear_error(play_newest: Play, storage: Storage) -> None:
     run = play_newest("backup.yml", vm="nope", inventory=nodes("good"))
     assert (run.code, run.rows) == (2, [("nope", "-", "not found")])
@@ -94,16 +103,21 @@ def test_a_wrong_name_is_one_clear_error(play_newest: Play, storage: Storage) ->
     assert list(storage.backups.iterdir()) == []
 
 
-def test_one_name_on_two_nodes_is_refused_unless_it_is_a_uuid(
-    play_newest: Play, hypervisor: Hypervisor, storage: Storage
-) -> None:
+def test_one_name_on_two_nodes_is_refused(play_newest: Play, hypervisor: Hypervisor, storage: Storage) -> None:
     db = hypervisor.db
     inventory = nodes("good", foreign(storage.place, db.name))
     run = play_newest("backup.yml", vm=db.name, inventory=inventory)
     assert (run.code, run.rows) == (2, [(db.name, "-", "ambiguous")])
     assert f"{db.uuid} on good, {OTHER_UUID} on other" in run.text
     assert list(storage.backups.iterdir()) == []
-    run = play_newest("backup.yml", vm=db.uuid, inventory=inventory)
+
+
+@pytest.mark.exhaustive
+def test_one_name_on_two_nodes_is_backed_up_by_its_uuid(
+    play_newest: Play, hypervisor: Hypervisor, storage: Storage
+) -> None:
+    db = hypervisor.db
+    run = play_newest("backup.yml", vm=db.uuid, inventory=nodes("good", foreign(storage.place, db.name)))
     assert (run.code, run.rows) == (0, [(db.name, "good", "created")])
 
 
@@ -153,7 +167,11 @@ def test_limit_searches_only_those_nodes(play_newest: Play, hypervisor: Hypervis
         pytest.param({"vmforge_backup_parallel": "many"}, "backup_parallel", marks=pytest.mark.exhaustive),
         pytest.param({"vmforge_backup_offsite": "s3"}, "s3_bucket", marks=pytest.mark.exhaustive),
         pytest.param({"vmforge_backup_rate_limit": "fast"}, "rate_limit", marks=pytest.mark.exhaustive),
-        ({"vmforge_backup_dir": "/nonexistent/dir"}, "/nonexistent/dir does not exist"),
+        pytest.param(
+            {"vmforge_backup_dir": "/nonexistent/dir"},
+            "/nonexistent/dir does not exist",
+            marks=pytest.mark.exhaustive,
+        ),
     ],
 )
 def test_a_wrong_variable_is_named(
