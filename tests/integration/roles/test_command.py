@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.bed.ansible import ROOT, SYSTEM_PATH, found_cores
-from tests.bed.mariadb import mariadb
+from tests.bed.mariadb import MariaDB, mariadb
 from tests.bed.panel import PACK_SHAPE, PANEL, WEB
+from tests.integration.engine.shelf import Shelf
 from tests.integration.roles.conftest import Hypervisor, Storage
 
 MODULE = "ansible_collections.vmforge.backup.plugins.plugin_utils._command"
@@ -73,7 +75,6 @@ def test_a_backup_is_made_listed_and_deleted(hypervisor: Hypervisor, storage: St
     assert code == 0, told
     [row] = json.loads(said)["rows"]
     assert storage.manifests()[0]["id"] == row["id"]
-    assert command("delete", "no such; one", row["id"])[0] == 2
     code, said, told = command("delete", name, row["id"])
     assert code == 0, said + told
     assert storage.manifests() == []
@@ -81,6 +82,15 @@ def test_a_backup_is_made_listed_and_deleted(hypervisor: Hypervisor, storage: St
     assert code == 3
     assert "/nonexistent does not exist" in said
     assert "Traceback" not in said + told
+
+
+@pytest.mark.exhaustive
+def test_what_is_not_there_is_not_deleted(hypervisor: Hypervisor, storage: Storage, tmp_path: Path) -> None:
+    shelf = Shelf(storage.backups, vm=hypervisor.db.uuid, name=hypervisor.db.name)
+    [made] = shelf.days(1)
+    command = Installed(tmp_path / "home", hypervisor, storage.variables)
+    assert command("delete", "no such; one", made)[0] == 2
+    assert shelf.ids() == [made]
 
 
 @pytest.mark.exhaustive
@@ -118,23 +128,37 @@ def test_a_backup_is_held_verified_restored_and_outlives_a_prune(
             image.unlink()
 
 
-def test_policies_and_what_goes_on(hypervisor: Hypervisor, tmp_path: Path) -> None:
+@pytest.fixture
+def panel() -> Iterator[MariaDB]:
     with mariadb() as server:
         server.reset(*PANEL, *PACK_SHAPE)
-        login = {f"vmforge_backup_{name}": value for name, value in server.params().items()}
-        command = Installed(tmp_path / "home", hypervisor, login)
-        assert "web1 has no policy of its own." in command("policy", "web1")[1]
-        assert server.sql("SELECT * FROM backup_policies") == []
-        assert command("policy", "web1", "--daily", "14", "--max-gb", "0", "--check")[0] == 0
-        assert server.sql("SELECT * FROM backup_policies") == []
-        assert command("policy", "web1", "--daily", "14", "--max-gb", "0")[0] == 0
-        [row] = server.sql("SELECT * FROM backup_policies")
-        assert (row["vm_uuid"], row["keep_daily"], row["keep_weekly"], row["max_total_gb"]) == (WEB, 14, None, 0)
-        code, said, told = command("policy", WEB, "--json")
-        assert code == 0, told
-        assert json.loads(said)["rows"][0]["keep_daily"] == 14
-        code, said, told = command("policy", "nobody", "--remove")
-        assert code == 2, said + told
-        assert "The panel has no VM 'nobody'" in told
+        yield server
+
+
+def with_panel(home: Path, hypervisor: Hypervisor, panel: MariaDB) -> Installed:
+    login = {f"vmforge_backup_{name}": value for name, value in panel.params().items()}
+    return Installed(home, hypervisor, login)
+
+
+def test_policies_and_what_goes_on(hypervisor: Hypervisor, panel: MariaDB, tmp_path: Path) -> None:
+    command = with_panel(tmp_path / "home", hypervisor, panel)
+    assert command("policy", "web1", "--daily", "14", "--max-gb", "0")[0] == 0
+    [row] = panel.sql("SELECT * FROM backup_policies")
+    assert (row["vm_uuid"], row["keep_daily"], row["keep_weekly"], row["max_total_gb"]) == (WEB, 14, None, 0)
+    code, said, told = command("policy", WEB, "--json")
+    assert code == 0, told
+    assert json.loads(said)["rows"][0]["keep_daily"] == 14
     code, said, told = command("status")
     assert (code, said, told) == (0, "What is going on\n\nNothing.\n", "")
+
+
+@pytest.mark.exhaustive
+def test_policies_that_are_not_there_or_only_planned(hypervisor: Hypervisor, panel: MariaDB, tmp_path: Path) -> None:
+    command = with_panel(tmp_path / "home", hypervisor, panel)
+    assert "web1 has no policy of its own." in command("policy", "web1")[1]
+    assert panel.sql("SELECT * FROM backup_policies") == []
+    assert command("policy", "web1", "--daily", "14", "--max-gb", "0", "--check")[0] == 0
+    assert panel.sql("SELECT * FROM backup_policies") == []
+    code, said, told = command("policy", "nobody", "--remove")
+    assert code == 2, said + told
+    assert "The panel has no VM 'nobody'" in told

@@ -187,6 +187,14 @@ def test_values_are_read_as_the_panel_reads_them(core: Ansible, env: Path) -> No
     found = run(core, module="vmforge_env_info", path=str(env))
     assert found["settings"] == {"BACKUP_DIR": "/b c", "S3_SSL": "1"}
     assert "S3_SSL" in found["warnings"][0]
+
+
+@pytest.mark.exhaustive
+def test_only_what_was_asked_for_is_read_and_nothing_of_a_file_that_is_not_there(core: Ansible, env: Path) -> None:
+    env.write_text("BACKUP_DIR=/a\nBACKUP_DIR='/b c'\nS3_SSL=1   # yes\nS3_SECRET_KEY=hush\r\n")
+    found = run(core, module="vmforge_env_info", path=str(env))
+    assert found["settings"] == {"BACKUP_DIR": "/b c", "S3_SSL": "1"}
+    assert "S3_SSL" in found["warnings"][0]
     found = run(core, module="vmforge_env_info", path=str(env), names=["S3_SECRET_KEY"])
     assert found["settings"] == {"S3_SECRET_KEY": "hush"}
     found = run(core, module="vmforge_env_info", path=str(env.parent / "none"))
