@@ -19,6 +19,7 @@ from tests.bed.records import Geometry
 from tests.bed.records import verify as verify_records
 from tests.bed.s3 import S3Server
 from tests.bed.s3_proxy import Proxy, cutting_proxy
+from tests.integration.engine.shelf import Shelf
 from tests.integration.roles.conftest import Hypervisor, Play, Storage, nodes
 
 # Two MiB then take three seconds.
@@ -64,11 +65,6 @@ def test_a_damage_is_found_named_mended_and_remembered(
     image = manifest.with_name("vda.qcow2")
     good = image.read_bytes()
     image.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
-    planned = play_newest("verify.yml", "--check", "--diff", inventory=nodes("good"), **offsite)
-    # A line for each backup, as lines.
-    assert re.search(r"^.*: planned, data of .*$", planned.text, re.MULTILINE)
-    assert "\\x0a" not in planned.text
-    assert (planned.code, planned.stats["vmforge_backup_verify_report"]["rows"][0]["result"]) == (0, "planned")
     run = play_newest("verify.yml", inventory=nodes("good"), vm=[db.name, "nobody"], **offsite)
     assert run.code == 2
     assert "vda.qcow2, part 1 at offset 0" in run.text
@@ -77,6 +73,19 @@ def test_a_damage_is_found_named_mended_and_remembered(
     assert image.read_bytes() == good
     record = json.loads(manifest.with_name("verified.json").read_bytes())
     assert {(result["copy"], result["ok"]) for result in record["results"]} == {("local", True), ("s3", True)}
+
+
+@pytest.mark.exhaustive
+def test_what_would_be_verified_is_told_line_by_line(
+    play_newest: Play, hypervisor: Hypervisor, storage: Storage
+) -> None:
+    Shelf(storage.backups, node="good", vm=hypervisor.db.uuid, name=hypervisor.db.name).days(2)
+    planned = play_newest("verify.yml", "--check", "--diff", inventory=nodes("good"))
+    # A line for each backup, as lines.
+    assert len(re.findall(r"^.*: planned, data of .*$", planned.text, re.MULTILINE)) == 2
+    assert "\\x0a" not in planned.text
+    assert (planned.code, planned.stats["vmforge_backup_verify_report"]["rows"][0]["result"]) == (0, "planned")
+    assert not list(storage.backups.glob("*/*/verified.json"))
 
 
 def test_a_machine_from_the_bucket_alone(
@@ -96,10 +105,6 @@ def test_a_machine_from_the_bucket_alone(
     assert made.code == 0, made.text
     lost = {**offsite, "vmforge_backup_dir": str(storage.place / "lost")}
     try:
-        planned = play_newest("restore.yml", "--check", "--diff", inventory=nodes("a", "b"), **options, **lost)
-        assert planned.code == 0, planned.text
-        assert f"<name>{name}</name>" in planned.text
-        assert not list(storage.place.glob("*.qcow2"))
         line.pause = _SLOW
         run = play_newest("restore.yml", inventory=nodes("a", "b"), **options, **lost)
         line.pause = 0
@@ -110,7 +115,28 @@ def test_a_machine_from_the_bucket_alone(
         assert report["sources"] == {"vda": "s3"}
         assert Path(report["disks"][0]["path"]).exists()
         assert name in db.virsh("list", "--all", "--name")
-        again = play_newest("restore.yml", inventory=nodes("a", "b"), **options, **lost)
+    finally:
+        with contextlib.suppress(RuntimeError):
+            db.virsh("undefine", name)
+
+
+@pytest.mark.exhaustive
+def test_what_is_there_is_not_made_again_and_nothing_without_a_name(
+    play_newest: Play, hypervisor: Hypervisor, storage: Storage
+) -> None:
+    db, name = hypervisor.db, f"{hypervisor.db.name}-copy"
+    options = {"vm": db.name, "to": name, "vmforge_backup_restore_storage": str(storage.place)}
+    options["vmforge_backup_restore_state_dir"] = str(storage.place / "state")
+    made = play_newest("backup.yml", vm=db.name, inventory=nodes("a"))
+    assert made.code == 0, made.text
+    try:
+        planned = play_newest("restore.yml", "--check", "--diff", inventory=nodes("a"), **options)
+        assert planned.code == 0, planned.text
+        assert f"<name>{name}</name>" in planned.text
+        assert not list(storage.place.glob("*.qcow2"))
+        run = play_newest("restore.yml", inventory=nodes("a"), **options)
+        assert run.stats["vmforge_backup_restore_report"]["result"] == "restored"
+        again = play_newest("restore.yml", inventory=nodes("a"), **options)
         assert again.stats["vmforge_backup_restore_report"]["result"] == "present"
         assert "changed=0" in again.text
     finally:
