@@ -292,9 +292,19 @@ def integration() -> list[Step]:
             "tests/integration/s3",
         )
         steps.append(Step("pytest, s3 with the newest boto3", argv, env=env, summary=_PYTEST_SUMMARY))
+    return [*steps, _fleet(molecule)]
+
+
+def _fleet(molecule: Environment, **variables: str) -> Step:
     argv = [molecule.bin("molecule"), "test", "-s", "fleet"]
-    steps.append(Step("molecule, fleet", argv, env=_collection_env(molecule), weight=_WEIGHTS["fleet"]))
-    return steps
+    return Step("molecule, fleet", argv, env={**_collection_env(molecule), **variables}, weight=_WEIGHTS["fleet"])
+
+
+def whole_fleet() -> list[Step]:
+    """The fleet scenario with all that ``make test`` leaves out."""
+    molecule = molecule_environment()
+    make_environments([molecule])
+    return [_fleet(molecule, VMFORGE_EXHAUSTIVE="yes")]
 
 
 def _shares() -> list[tuple[str, list[Path]]]:
@@ -312,7 +322,7 @@ def _shares() -> list[tuple[str, list[Path]]]:
 
 def main(wanted: Sequence[str]) -> int:
     begun = time.monotonic()
-    checks = {"lint": lint, "unit": unit, "integration": integration}
+    checks = {"lint": lint, "unit": unit, "integration": integration, "fleet": whole_fleet}
     if wanted == ["build"]:
         environment = lint_environment()
         make_environments([environment])

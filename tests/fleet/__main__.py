@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python -m tests.fleet up|down|info|verify|kill|revive|image|clean [NAME]``: a fleet to try things on."""
+"""``python -m tests.fleet up|add|down|info|verify|kill|revive|image|clean [NAME]``: a fleet to try things on."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ from tests.fleet.verify import compare
 def main() -> None:
     """Do as told."""
     parser = argparse.ArgumentParser(prog="python -m tests.fleet", description=__doc__)
-    parser.add_argument("action", choices=["image", "up", "down", "info", "verify", "kill", "revive", "clean"])
+    parser.add_argument("action", choices=["image", "up", "add", "down", "info", "verify", "kill", "revive", "clean"])
     parser.add_argument("name", nargs="?", default="default", help="of the fleet")
-    parser.add_argument("--node", choices=NODES, default=NODES[-1], help="for kill and revive")
+    parser.add_argument("--node", choices=NODES, default=NODES[-1], help="for add, kill and revive")
+    parser.add_argument(
+        "--later", choices=NODES, action="append", default=[], help="for up: a node that is added later"
+    )
+    parser.add_argument("--guests-off", action="store_true", help="for revive: leave its guests off")
     given = parser.parse_args()
     fleet = Fleet(given.name)
     if given.action == "image":
         print(image())
     elif given.action == "up":
-        fleet.up()
+        fleet.up(given.later)
         _tell(fleet)
+    elif given.action == "add":
+        fleet.add(given.node)
     elif given.action == "info":
         _tell(fleet)
     elif given.action == "verify":
@@ -32,7 +38,7 @@ def main() -> None:
     elif given.action == "kill":
         fleet.hosts[given.node].kill()
     elif given.action == "revive":
-        fleet.revive(given.node)
+        fleet.revive(given.node, guests=not given.guests_off)
     else:
         fleet.down()
         if given.action == "clean":

@@ -19,6 +19,7 @@ import signal
 import subprocess
 import time
 import uuid
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -96,16 +97,22 @@ class Fleet:
 
     def _guest(self, node: str, name: str, uuid: str) -> Guest:
         directory = self.directory / node
-        disks = [Disk(directory / f"{name}-vda.qcow2", size=_DISK)]
+        # A raw disk is backed up in full each time.
+        kind = "raw" if name.endswith("db1") else "qcow2"
+        disks = [Disk(directory / f"{name}-vda.{kind}", format=kind, size=_DISK)]
         if name.endswith("web1"):
             disks.append(Disk(directory / f"{name}-vdb.raw", format="raw", target="vdb", size=_DISK))
         return Guest(name, directory, disks, slots=256, pause=500_000, uuid=uuid, run=self.hosts[node].run)
 
-    def up(self) -> None:
-        """Make all of it; what was begun is removed again if that fails."""
+    def up(self, later: Collection[str] = ()) -> None:
+        """Make all of it; what was begun is removed again if that fails.
+
+        Args:
+            later: Nodes that the inventory has, and that :meth:`add` makes.
+        """
         if self._state.exists():
             raise RuntimeError(f"fleet {self.name} is up already: python -m tests.fleet down {self.name}")
-        root = image()
+        image()
         stem = f"vmforge-fleet-{os.getpid()}"
         for node in NODES:
             (self.directory / node).mkdir(parents=True, exist_ok=True)
@@ -116,13 +123,15 @@ class Fleet:
             uuids={name: str(uuid.uuid4()) for guests in GUESTS.values() for name in guests},
         )
         try:
-            self._make_hosts(root)
+            here = [node for node in NODES if node not in later]
+            self._make_network()
+            self._make_hosts([MASTER, *here])
             self._make_s3()
             self._make_master()
-            for node in NODES:
+            for node in here:
                 self._make_node(node)
             self._write_inventory()
-            for node in NODES:
+            for node in here:
                 self._wait_for_guests(node)
         except BaseException:
             self.down()
@@ -136,7 +145,13 @@ class Fleet:
         partial.rename(self._state)
         self.__dict__["state"] = state
 
-    def _make_hosts(self, root: str) -> None:
+    def add(self, node: str) -> None:
+        """Make a node that :meth:`up` has left out."""
+        self._make_hosts([node])
+        self._make_node(node)
+        self._wait_for_guests(node)
+
+    def _make_network(self) -> None:
         network = self.state["network"]
         podman("network", "create", network)
         [subnet] = json.loads(podman("network", "inspect", network).stdout)[0]["subnets"]
@@ -149,16 +164,17 @@ class Fleet:
             check=True,
             stdin=subprocess.DEVNULL,
         )
-        packages = wheels()
-        for host, container in self.hosts.items():
+
+    def _make_hosts(self, hosts: Iterable[str]) -> None:
+        root, packages = image(), wheels()
+        made = {host: self.hosts[host] for host in hosts}
+        for host, container in made.items():
             mounts = [self.directory / host] if host in NODES else [packages]
-            container.create(root, network, addresses[host], mounts)
-        key, public = (self.directory / "key").read_text(), (self.directory / "key.pub").read_text()
-        for container in self.hosts.values():
+            container.create(root, self.state["network"], self.state["addresses"][host], mounts)
+        public = (self.directory / "key.pub").read_text()
+        for container in made.values():
             container.wait_booted()
             container.write("/root/.ssh/authorized_keys", public, "0600")
-        # The master runs the scheduled playbooks.
-        self.hosts[MASTER].write("/root/.ssh/id_ed25519", key, "0600")
 
     def _make_s3(self) -> None:
         server = weed_server(self.directory / "s3", address=self.state["gateway"])
@@ -174,6 +190,8 @@ class Fleet:
 
     def _make_master(self) -> None:
         master = self.hosts[MASTER]
+        # It runs the scheduled playbooks.
+        master.write("/root/.ssh/id_ed25519", (self.directory / "key").read_text(), "0600")
         master.run(["systemctl", "-q", "enable", "--now", "mariadb"])
         self.panel.create(GUESTS, self.state["uuids"])
         master.write(ENV_PATH, ENV.format(password=self.state["panel_password"]), "0640")
@@ -195,11 +213,11 @@ class Fleet:
             if running:
                 self.guests[name].wait_more(2)
 
-    def revive(self, node: str) -> None:
+    def revive(self, node: str, *, guests: bool = True) -> None:
         """Switch a node on again after :meth:`Container.kill`, and its guests as its administrator would."""
         self.hosts[node].start()
         for name, running in GUESTS[node].items():
-            if running:
+            if running and guests:
                 self.guests[name].start().wait_more(2)
 
     def _write_inventory(self) -> None:
