@@ -20,6 +20,7 @@ from tests.bed import warm
 from tests.bed.ansible import ROOT, SYSTEM_PATH, Ansible, found_cores
 from tests.bed.guest import MIB, Disk, Guest, scratch_directory
 from tests.bed.hypervisor import PrivateLibvirt, private_libvirt
+from tests.bed.mariadb import MariaDB, mariadb
 from tests.bed.s3 import S3Server, weed
 
 
@@ -119,6 +120,13 @@ def storage() -> Iterator[Storage]:
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An S3 server."""
     with weed(tmp_path_factory.mktemp("weed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[MariaDB]:
+    """A MariaDB for the panel's tables, which each test makes anew."""
+    with mariadb() as server:
         yield server
 
 

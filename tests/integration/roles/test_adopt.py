@@ -8,30 +8,28 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.bed.catalog import prepare
-from tests.bed.mariadb import MariaDB, mariadb
+from tests.bed.mariadb import MariaDB
 from tests.bed.s3 import S3Server
 from tests.integration.roles.conftest import DEAD, Hypervisor, Play, Storage, nodes
 
 GONE = "00000000-0000-4000-8000-000000000009"
 
 
-@pytest.fixture(scope="module")
-def database() -> Iterator[MariaDB]:
-    with mariadb() as server:
-        yield server
+@pytest.fixture
+def database(database_server: MariaDB, hypervisor: Hypervisor) -> MariaDB:
+    prepare(database_server, {hypervisor.db.uuid: hypervisor.db.name})
+    return database_server
 
 
 @pytest.fixture
-def settings(database: MariaDB, bucket: S3Server, storage: Storage, hypervisor: Hypervisor) -> dict[str, Any]:
+def settings(database: MariaDB, bucket: S3Server, storage: Storage) -> dict[str, Any]:
     """The variables of a panel whose day-to-day user has no more rights than it should."""
-    prepare(database, {hypervisor.db.uuid: hypervisor.db.name})
     database.sql(
         "CREATE OR REPLACE USER keeper@'%' IDENTIFIED BY 'Keeper-1'",
         "GRANT SELECT, INSERT, UPDATE ON vmforge.backups TO keeper@'%'",

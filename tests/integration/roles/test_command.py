@@ -8,14 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.bed.ansible import ROOT, SYSTEM_PATH, found_cores
-from tests.bed.mariadb import MariaDB, mariadb
+from tests.bed.mariadb import MariaDB
 from tests.bed.panel import PACK_SHAPE, PANEL, WEB
 from tests.integration.engine.shelf import Shelf
 from tests.integration.roles.conftest import Hypervisor, Storage
@@ -129,10 +128,9 @@ def test_a_backup_is_held_verified_restored_and_outlives_a_prune(
 
 
 @pytest.fixture
-def panel() -> Iterator[MariaDB]:
-    with mariadb() as server:
-        server.reset(*PANEL, *PACK_SHAPE)
-        yield server
+def panel(database_server: MariaDB) -> MariaDB:
+    database_server.reset(*PANEL, *PACK_SHAPE)
+    return database_server
 
 
 def with_panel(home: Path, hypervisor: Hypervisor, panel: MariaDB) -> Installed:

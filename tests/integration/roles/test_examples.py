@@ -40,6 +40,9 @@ DOCUMENTED = [
 ]
 
 
+VERIFY = "vmforge.backup.vmforge_backup_verify"
+
+
 def examples(name: str) -> list[dict[str, Any]]:
     for node in ast.parse((ROOT / "plugins" / f"{name}.py").read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "EXAMPLES":
@@ -52,6 +55,9 @@ def test_examples_run(
     play_newest: Play, hypervisor: Hypervisor, storage: Storage, bucket: S3Server, tmp_path: Path
 ) -> None:
     tasks = [task for name in DOCUMENTED for task in examples(name)]
+    # One of the backups is enough to boot.
+    [boot] = [task[VERIFY] for task in tasks if task.get(VERIFY, {}).get("level") == "boot"]
+    boot["sample"] = "1/9"
     # The very first listing has to find something.
     first = {"name": "First backup", "vmforge.backup.vmforge_backup": {"vm": hypervisor.db.name}}
     defaults = {"backup_dir": str(storage.backups)}

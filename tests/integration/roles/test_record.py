@@ -7,29 +7,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.bed.ansible import ROOT
 from tests.bed.catalog import prepare
-from tests.bed.mariadb import MariaDB, mariadb
+from tests.bed.mariadb import MariaDB
 from tests.bed.s3 import S3Server
 from tests.integration.roles.conftest import Hypervisor, Play, Storage, nodes
 from tests.integration.roles.test_disaster import commands
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[MariaDB]:
-    with mariadb() as running:
-        yield running
-
-
 @pytest.fixture
-def database(server: MariaDB, hypervisor: Hypervisor) -> MariaDB:
-    prepare(server, {guest.uuid: guest.name for guest in (hypervisor.web, hypervisor.db)})
-    return server
+def database(database_server: MariaDB, hypervisor: Hypervisor) -> MariaDB:
+    prepare(database_server, {guest.uuid: guest.name for guest in (hypervisor.web, hypervisor.db)})
+    return database_server
 
 
 def login(server: MariaDB) -> dict[str, Any]:
