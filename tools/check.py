@@ -43,8 +43,8 @@ from tests.bed.hypervisor import system_libvirt
 
 # More than cores: much of the time is waiting for guests and hosts.
 _JOBS = 4
-_WEIGHTS = {"fleet": 500, "roles": 400, "engine": 300, "database": 100, "s3": 100, "ui": 90}
-_SHARES = {"engine": 4, "roles": 3}
+_WEIGHTS = {"fleet": 500, "roles": 300, "engine": 300, "database": 100, "s3": 100, "ui": 90}
+_SHARES = {"engine": 4, "roles": 2}
 CACHE = ROOT / ".cache"
 PACKAGE = "ansible_collections.vmforge.backup"
 _UI_PATH = os.pathsep.join(str(ROOT / part) for part in (".collections", "roles/ui/files"))
