@@ -210,7 +210,7 @@ class Guest:
                 raise AssertionError(f"{self.name}: {text[text.index('bed: BROKEN') :].splitlines()[0]}")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self.name} did not say {pattern!r} within {timeout} s:\n{text[-2000:]}")
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def wrote(self) -> int:
         """Return the number of the newest record that the guest has reported, 0 before the first."""
@@ -226,7 +226,7 @@ class Guest:
                 raise TimeoutError(
                     f"{self.name}, {self.state()}, wrote only up to {self.wrote()}, not {wanted}, in {timeout} s"
                 )
-            time.sleep(0.05)
+            time.sleep(0.1)
         return self.wrote()
 
     def state(self) -> str:
@@ -241,11 +241,12 @@ class Guest:
 
     def wait_off(self, timeout: float = 600) -> None:
         """Wait until the guest is off."""
-        deadline = time.monotonic() + timeout
+        deadline, pause = time.monotonic() + timeout, 0.1
         while (state := self.state()) != "shut off":
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self.name} is {state}, not off, after {timeout} s")
-            time.sleep(0.1)
+            time.sleep(pause)
+            pause = min(pause * 1.3, 1)
 
     def ask_agent(self, command: str) -> str:
         """Send the guest agent a command without arguments, such as ``guest-fsfreeze-status``; its answer, as JSON."""

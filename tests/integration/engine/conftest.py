@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One guest that writes for all tests of a module, an engine of its own for each test, and S3."""
+"""One guest that writes for all tests, an engine of its own for each test, and S3."""
 
 from __future__ import annotations
 
@@ -52,16 +52,18 @@ def writer(place: Path, name: str, **more: Any) -> Guest:
     return Guest(name, place, disks, **{**settings, **more})
 
 
-@pytest.fixture(scope="module")
-def shared_guest(libvirt_daemon: None, request: pytest.FixtureRequest) -> Iterator[Guest]:
-    """The module's guest, started."""
+@pytest.fixture(scope="session")
+def shared_guest(libvirt_daemon: None) -> Iterator[Guest]:
+    """The guest of all tests that need no other, started."""
     with scratch_directory("engine") as place, writer(place, f"e{uuid.uuid4().hex[:6]}") as guest:
         yield guest
 
 
 @pytest.fixture
-def guest(shared_guest: Guest) -> Guest:
-    """The module's guest, running and writing, whatever the test before did to it."""
+def guest(shared_guest: Guest) -> Iterator[Guest]:
+    """The shared guest, running and writing, whatever the test before did to it; it sleeps between the tests."""
+    if shared_guest.state() == "paused":
+        shared_guest.virsh("resume", shared_guest.name)
     # Also where libvirt has lost its agent: see test_a_stopped_guest_is_started_meanwhile.
     if shared_guest.state() != "running" or not is_connected(shared_guest):
         shared_guest.destroy()
@@ -69,6 +71,17 @@ def guest(shared_guest: Guest) -> Guest:
     shared_guest.wait("bed: agent started")
     wait_for("the agent", lambda: is_connected(shared_guest))
     shared_guest.wait_more(2)
+    yield shared_guest
+    if shared_guest.state() == "running":
+        shared_guest.virsh("suspend", shared_guest.name)
+
+
+@pytest.fixture
+def guest_off(shared_guest: Guest) -> Guest:
+    """The shared guest, off, whatever the test before did to it."""
+    if shared_guest.state() == "paused":
+        shared_guest.virsh("resume", shared_guest.name)
+    shared_guest.stop()
     return shared_guest
 
 

@@ -43,11 +43,13 @@ Entry = dict[str, Any]
 
 def wait_for(what: str, found: Callable[[], Any], timeout: float = 300) -> Any:
     """Wait until ``found()`` is true; its value."""
-    deadline = time.monotonic() + timeout
+    deadline, pause = time.monotonic() + timeout, 0.02
     while not (value := found()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {timeout} s")
-        time.sleep(0.02)
+        time.sleep(pause)
+        # To ask costs a program each time.
+        pause = min(pause * 1.3, 0.25)
     return value
 
 

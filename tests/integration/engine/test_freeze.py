@@ -18,7 +18,7 @@ import pytest
 from ansible_collections.vmforge.backup.plugins.module_utils import _freeze
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import HypervisorError
 from ansible_collections.vmforge.backup.plugins.module_utils._libvirt import Domain
-from tests.bed.guest import MIB, Disk, Guest
+from tests.bed.guest import Guest
 
 from .driver import Engine, assert_nothing_unfinished, assert_unhurt, is_connected, is_frozen, verify, wait_for
 from .ends import assert_next_run_is_good
@@ -59,13 +59,26 @@ def test_the_deadline_of_the_freeze(engine: Engine, guest: Guest, monkeypatch: p
     assert_nothing_unfinished(engine, guest)
 
 
-def test_quiesce_is_required_and_there_is_no_agent(engine: Engine, place: Path, libvirt_daemon: None) -> None:
-    with Guest("plain", place, [Disk(place / "vda.qcow2", size=16 * MIB)], pause=60_000) as plain:
-        plain.wait_more(5)
-        engine.fail(plain, "not_quiesced", quiesce="required")
-        assert_unhurt(engine, plain)
-        assert engine.backup(plain)["consistency"] == "crash"
-        assert_unhurt(engine, plain)
+def test_a_job_that_cannot_begin_leaves_the_thaw_to_nobody(
+    engine: Engine, guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watchdog is for a process that died; this one lives, and thaws at once."""
+
+    def refuse(_domain: Domain, *_xml: Any) -> None:
+        assert is_frozen(guest)
+        raise HypervisorError("No job today.")
+
+    monkeypatch.setattr(Domain, "begin_backup", refuse)
+    monkeypatch.setattr(_freeze.ThawWatchdog, "_thaw", lambda _self: False)
+    try:
+        entry = engine.fail(guest, "hypervisor")
+        assert "No job today." in entry["error"]["message"]
+        assert entry["warnings"] == []
+        assert not is_frozen(guest)
+        assert_unhurt(engine, guest)
+    finally:
+        with contextlib.suppress(RuntimeError):
+            guest.virsh("domfsthaw", guest.name)
 
 
 def test_the_guest_dies_while_it_is_frozen(engine: Engine, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,25 +130,3 @@ def is_silent(guest: Guest) -> bool:
     except RuntimeError:
         return is_connected(guest)
     return False
-
-
-def test_a_job_that_cannot_begin_leaves_the_thaw_to_nobody(
-    engine: Engine, guest: Guest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The watchdog is for a process that died; this one lives, and thaws at once."""
-
-    def refuse(_domain: Domain, *_xml: Any) -> None:
-        assert is_frozen(guest)
-        raise HypervisorError("No job today.")
-
-    monkeypatch.setattr(Domain, "begin_backup", refuse)
-    monkeypatch.setattr(_freeze.ThawWatchdog, "_thaw", lambda _self: False)
-    try:
-        entry = engine.fail(guest, "hypervisor")
-        assert "No job today." in entry["error"]["message"]
-        assert entry["warnings"] == []
-        assert not is_frozen(guest)
-        assert_unhurt(engine, guest)
-    finally:
-        with contextlib.suppress(RuntimeError):
-            guest.virsh("domfsthaw", guest.name)

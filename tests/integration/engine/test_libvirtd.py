@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.vmforge.backup.plugins.module_utils import _libvirt
-from tests.bed.guest import Guest
+from tests.bed.guest import Guest, scratch_directory
 from tests.bed.hypervisor import PrivateLibvirt, private_libvirt
 
 from .conftest import writer
@@ -33,16 +33,23 @@ class Host:
     guest: Guest
 
 
-@pytest.fixture
-def host(place: Path) -> Iterator[Host]:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Host]:
     """One, with its guest at work."""
-    (place / "libvirt").mkdir()
-    with private_libvirt(place / "libvirt") as libvirt:
-        engine = Engine(place, namespace=libvirt.holder)
-        with writer(place, f"p{uuid.uuid4().hex[:6]}", run=libvirt.run) as guest:
-            guest.wait("bed: agent started")
-            guest.wait_more(4)
-            yield Host(libvirt, engine, guest)
+    with scratch_directory("libvirtd") as place:
+        (place / "libvirt").mkdir()
+        with private_libvirt(place / "libvirt") as libvirt:
+            engine = Engine(place, namespace=libvirt.holder)
+            with writer(place, f"p{uuid.uuid4().hex[:6]}", run=libvirt.run) as guest:
+                guest.wait("bed: agent started")
+                guest.wait_more(4)
+                yield Host(libvirt, engine, guest)
+
+
+@pytest.fixture
+def host(shared: Host, place: Path) -> Host:
+    """The same host, with an engine that knows nothing of any before."""
+    return Host(shared.libvirt, Engine(place, namespace=shared.libvirt.holder), shared.guest)
 
 
 def assert_a_good_backup(host: Host) -> int:
