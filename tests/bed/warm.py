@@ -11,6 +11,7 @@ environment has a process of its own. They end with the tests.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import signal
@@ -81,15 +82,19 @@ def run(
         request = {"argv": [str(script), *argv], "outputs": [str(path) for path in outputs]}
         killer = threading.Timer(timeout, os.killpg, (server.pid, signal.SIGKILL))
         killer.start()
+        code = b""
         try:
             server.stdin.write(json.dumps(request).encode() + b"\n")
             server.stdin.flush()
             code = server.stdout.readline()
         finally:
             killer.cancel()
+            if not code:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(server.pid, signal.SIGKILL)
+                server.communicate()
         stdout, stderr = (path.read_text() for path in outputs)
     if not code:
-        server.communicate()
         raise subprocess.TimeoutExpired(request["argv"], timeout, stdout, stderr)
     idle.append(server)
     return subprocess.CompletedProcess(request["argv"], int(code), stdout, stderr)
