@@ -105,7 +105,10 @@ def test_a_deletion_is_finished_in_its_own_bucket(
     assert not (offsite.directory(guest) / f"{entry['id']}.deleting").exists()
 
 
-@pytest.mark.parametrize("way", ["without S3", "another bucket", "another prefix"])
+@pytest.mark.parametrize(
+    "way",
+    ["another bucket", *(pytest.param(way, marks=pytest.mark.exhaustive) for way in ("without S3", "another prefix"))],
+)
 def test_a_place_where_parts_may_lie_is_not_forgotten(
     offsite: Engine, guest: Guest, server: S3Server, other: str, way: str
 ) -> None:

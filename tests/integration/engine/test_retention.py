@@ -38,9 +38,10 @@ def restic(repository: Path, *argv: str, zone: str) -> str:
 
 # Uneven gaps, several a day, over changes of the clocks and over two new years.
 RESTIC_HOURS = [0, 3, 5, 30, 31, 55, 80, 200, 208, 230, 400, 560, 700, 1400, 2100, 5500, 5524, 5530, 8000, 9000, 12000]
+_MORE = pytest.mark.exhaustive
 
 
-@pytest.fixture(scope="module", params=["UTC", "Europe/Berlin"])
+@pytest.fixture(scope="module")
 def repository(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A real repository with real snapshots at these times."""
     zone, place = request.param, tmp_path_factory.mktemp("restic")
@@ -52,15 +53,15 @@ def repository(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return place, zone
 
 
+@pytest.mark.parametrize("repository", ["Europe/Berlin", pytest.param("UTC", marks=_MORE)], indirect=True)
 @pytest.mark.parametrize(
     "rules",
     [
-        {"keep_last": 3},
-        {"keep_daily": 5},
-        {"keep_weekly": 4},
-        {"keep_monthly": 4},
-        {"keep_yearly": 2},
         {"keep_last": 1, "keep_daily": 3, "keep_weekly": 3, "keep_monthly": 3, "keep_yearly": 2},
+        *(
+            pytest.param({f"keep_{rule}": count}, marks=_MORE)
+            for rule, count in {"last": 3, "daily": 5, "weekly": 4, "monthly": 4, "yearly": 2}.items()
+        ),
     ],
     ids="+".join,
 )

@@ -24,6 +24,7 @@ from .driver import Engine, check_image, compare, noise, run, virtual_size
 CLUSTER = 65536
 TIB = 1 << 40
 Define = Callable[..., Guest]
+_MORE = pytest.mark.exhaustive
 
 
 @pytest.fixture
@@ -60,8 +61,14 @@ def raw_disk(path: Path, size: int, *runs: tuple[int, int]) -> Disk:
     return Disk(path, format="raw")
 
 
-@pytest.mark.parametrize("compression", ["zstd", "zlib", "none"])
-@pytest.mark.parametrize("shape", ["empty", "full", "mixed", "one byte at the end"])
+@pytest.mark.parametrize(
+    ("shape", "compression"),
+    [
+        pytest.param(shape, compression, marks=() if "zstd" in compression or shape == "mixed" else _MORE)
+        for shape in ("empty", "full", "mixed", "one byte at the end")
+        for compression in ("zstd", "zlib", "none")
+    ],
+)
 def test_contents(engine: Engine, define: Define, place: Path, shape: str, compression: str) -> None:
     size = 20 * MIB
     runs = {
@@ -78,7 +85,13 @@ def test_contents(engine: Engine, define: Define, place: Path, shape: str, compr
     back_up(engine, define(disk), [(place / "a.raw", "raw")], compression=compression)
 
 
-@pytest.mark.parametrize("size", [512, 1000, 65535, CLUSTER, CLUSTER + 512, MIB + 1, 3 * MIB + 100 * 512])
+@pytest.mark.parametrize(
+    "size",
+    [
+        *(512, 1000, CLUSTER + 512, MIB + 1),
+        *(pytest.param(size, marks=_MORE) for size in (65535, CLUSTER, 3 * MIB + 100 * 512)),
+    ],
+)
 def test_odd_sizes(engine: Engine, define: Define, place: Path, size: int) -> None:
     """A size that is no multiple of 512 is rounded up, never down: the last bytes are there."""
     disk = raw_disk(place / "a.raw", size, (0, size))
