@@ -64,6 +64,7 @@ def test_the_agent_freezes_the_file_system(place: Path) -> None:
         guest.wait_more(20)
 
 
+@pytest.mark.exhaustive
 def test_a_private_libvirtd_can_be_killed_while_its_guest_goes_on(place: Path) -> None:
     (place / "libvirt").mkdir()
     disk = Disk(place / "vda.qcow2", size=16 * MIB)

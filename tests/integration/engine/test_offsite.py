@@ -34,6 +34,7 @@ from .driver import (
 
 ONLY_S3 = {"delete_local_after_upload": True}
 SLOW = 3 * MIB
+_MORE = pytest.mark.exhaustive
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_only_in_s3_nothing_of_the_disks_is_ever_here(offsite: Engine, guest: Gu
     assert known["copies"] == ["s3"]
 
 
-@pytest.mark.parametrize("by_max_age", [False, True])
+@pytest.mark.parametrize("by_max_age", [pytest.param(False, marks=_MORE), True])
 def test_s3_fails_in_the_middle_and_the_next_call_completes_it(
     offsite: Engine, guest: Guest, server: S3Server, proxy: Proxy, by_max_age: bool
 ) -> None:
@@ -195,7 +196,7 @@ def test_keys_that_may_only_write(offsite: Engine, guest: Guest, server: S3Serve
     assert_nothing_unfinished(offsite, guest, server)
 
 
-@pytest.mark.parametrize("mode", ["both", "only"])
+@pytest.mark.parametrize("mode", [pytest.param("both", marks=_MORE), "only"])
 def test_sigterm_leaves_nothing_in_s3(offsite: Engine, guest: Guest, server: S3Server, mode: str) -> None:
     running = offsite.start(guest, rate_limit=SLOW, **(ONLY_S3 if mode == "only" else {}))
     running.middle()
@@ -207,7 +208,7 @@ def test_sigterm_leaves_nothing_in_s3(offsite: Engine, guest: Guest, server: S3S
     assert offsite.partials(guest) == []
 
 
-@pytest.mark.parametrize("mode", ["both", "only"])
+@pytest.mark.parametrize("mode", ["both", pytest.param("only", marks=_MORE)])
 def test_kill_9_leaves_nothing_in_s3_after_the_next_run(
     offsite: Engine, guest: Guest, server: S3Server, mode: str
 ) -> None:
@@ -238,8 +239,29 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("mode", ["both", "only"])
-@pytest.mark.parametrize("moment", MOMENTS)
+NEVER_REACHED = {
+    ("before the upload of the manifest", "only"),
+    ("behind the upload of the manifest", "only"),
+    ("before the local disks are dropped", "only"),
+    ("before the local disks are dropped", "both"),
+}
+# Of those that are, these are always tried.
+ALWAYS = {
+    ("before the local commit", "only"),
+    ("before the rename", "both"),
+    ("before the upload of the manifest", "both"),
+    ("behind the upload of the manifest", "both"),
+}
+
+
+@pytest.mark.parametrize(
+    ("moment", "mode"),
+    [
+        pytest.param(moment, mode, marks=() if (moment, mode) in ALWAYS else _MORE)
+        for moment in MOMENTS
+        for mode in ("both", "only")
+    ],
+)
 def test_kill_9_between_the_commits(
     offsite: Engine, guest: Guest, server: S3Server, monkeypatch: pytest.MonkeyPatch, moment: str, mode: str
 ) -> None:
@@ -258,14 +280,6 @@ def test_kill_9_between_the_commits(
     (ready,) = offsite.ready(guest, bucket=True)
     assert set(ready["copies"]) == ({"s3"} if mode == "only" else {"local", "s3"})
     assert_nothing_unfinished(offsite, guest, server)
-
-
-NEVER_REACHED = {
-    ("before the upload of the manifest", "only"),
-    ("behind the upload of the manifest", "only"),
-    ("before the local disks are dropped", "only"),
-    ("before the local disks are dropped", "both"),
-}
 
 
 def test_a_damaged_backup_does_not_stop_new_ones(offsite: Engine, guest: Guest, server: S3Server, proxy: Proxy) -> None:
