@@ -201,7 +201,7 @@ def test_in_place_brings_the_old_records_back(engine: Engine, machine: Guest) ->
     assert outcome.values["mode"] == "in_place"
     assert machine.state() == "running"
     machine.stop()
-    newest = sees(machine)
+    newest = newest_on(machine)
     assert newest >= then
     kept = outcome.values["kept"]
     assert len(kept) == 3
@@ -217,7 +217,7 @@ def test_in_place_brings_the_old_records_back(engine: Engine, machine: Guest) ->
     assert outcome.values["kept"] == []
     # The first restore's are still there, and no others.
     assert sorted(map(str, machine.directory.glob("*.before-*"))) == sorted(kept)
-    assert sees(machine) == then
+    assert newest_on(machine) == then
 
 
 def test_a_machine_that_is_gone_is_made_again(engine: Engine, machine: Guest) -> None:
@@ -311,7 +311,7 @@ def test_kill_9_at_a_step_is_undone_by_the_next_run(
     machine.destroy()
     outcome = restore(engine, machine, old="remove")
     assert any("was undone first" in text for text in outcome.warnings)
-    assert sees(machine) == newest
+    assert newest_on(machine) == newest
     # A disk that the machine was started with may be worth something, and is kept even so.
     assert {str(path) for path in machine.directory.glob("*.before-*")} == set(outcome.values["kept"])
     assert step == "the start" or not outcome.values["kept"]
@@ -350,7 +350,7 @@ def test_sigterm_at_a_step_puts_the_old_state_back(
     assert newest_on(machine) == newest
     restore(engine, machine, old="remove")
     assert not [path for path in machine.directory.iterdir() if path.name.startswith(".")]
-    assert sees(machine) == newest
+    assert newest_on(machine) == newest
 
 
 def newest_on(machine: Guest) -> int:
@@ -382,6 +382,7 @@ def inject(
 def test_a_machine_that_does_not_come_up_gives_way_to_the_old_one(engine: Engine, machine: Guest) -> None:
     engine.backup(machine)
     before = in_this_shape(machine)
+    newest = newest_on(machine)
     # Its kernel waits for nothing and panics: an initramfs of noise.
     initrd = machine.directory / f"{machine.name}.initrd"
     good = initrd.read_bytes()
@@ -391,7 +392,7 @@ def test_a_machine_that_does_not_come_up_gives_way_to_the_old_one(engine: Engine
     assert caught.value.code == "not_booted"
     initrd.write_bytes(good)
     assert in_this_shape(machine) == before
-    sees(machine)
+    assert newest_on(machine) == newest
 
 
 def test_refused_before_anything_is_written(engine: Engine, machine: Guest, new: str) -> None:
@@ -437,7 +438,7 @@ def test_from_s3_alone_on_a_machine_that_has_nothing(
     shutil.rmtree(offsite.backup_dir)
     outcome = restore(offsite, machine, to=new, checksum_sha256=entry["checksum_sha256"])
     assert outcome.values["sources"] == {"vda": "s3", "vdb": "s3", "vdc": "s3"}
-    assert sees(twin(machine, outcome)) == newest
+    assert newest_on(twin(machine, outcome)) == newest
     assert not [path for path in machine.directory.iterdir() if path.name.startswith(".")]
 
 
@@ -455,7 +456,7 @@ def test_what_is_damaged_here_comes_from_s3(offsite: Engine, machine: Guest, new
         ("local", "vdb.qcow2", None),
     }
     assert any("vda.qcow2, part 2 at offset" in text for text in outcome.warnings)
-    assert sees(twin(machine, outcome)) == newest
+    assert newest_on(twin(machine, outcome)) == newest
 
 
 def test_an_s3_that_is_away_does_not_matter_where_all_is_here(offsite: Engine, machine: Guest, new: str) -> None:
@@ -491,7 +492,7 @@ def test_what_was_fetched_is_not_fetched_again(
     assert json.loads(progress.read_bytes())["phase"].startswith("fetching vd")
     outcome = restore(offsite, machine, to=new)
     assert outcome.values["sources"]["vda"] == "an earlier run"
-    sees(twin(machine, outcome))
+    assert newest_on(twin(machine, outcome)) == newest_on(machine)
     assert not [path for path in machine.directory.iterdir() if path.name.startswith(".")]
 
 
