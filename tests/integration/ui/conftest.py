@@ -100,7 +100,7 @@ def bed(libvirt_daemon: None) -> Iterator[Bed]:
         for name, mode in (("backups", 0o700), ("scratch", 0o711), ("state", 0o700)):
             (place / name).mkdir(mode=mode)
         server = stack.enter_context(mariadb())
-        guest = Guest("ui", place, [Disk(place / "vda.qcow2", size=24 * MIB)], pause=50_000)
+        guest = Guest("ui", place, [Disk(place / "vda.qcow2", size=24 * MIB)], slots=64, pause=1_000_000)
         _panel(server, guest)
         stack.enter_context(guest)
         web, front = _free_port(), _free_port()
