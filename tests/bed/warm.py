@@ -80,7 +80,7 @@ def run(
         for path in outputs:
             path.touch()
         request = {"argv": [str(script), *argv], "outputs": [str(path) for path in outputs]}
-        killer = threading.Timer(timeout, os.killpg, (server.pid, signal.SIGKILL))
+        killer = threading.Timer(timeout, _kill, [server.pid])
         killer.start()
         code = b""
         try:
@@ -90,8 +90,7 @@ def run(
         finally:
             killer.cancel()
             if not code:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(server.pid, signal.SIGKILL)
+                _kill(server.pid)
                 server.communicate()
         stdout, stderr = (path.read_text() for path in outputs)
     if not code:
@@ -109,6 +108,15 @@ def _start(programs: Path, env: Mapping[str, str], cwd: Path | None, within: Seq
         stdout=subprocess.PIPE,
         start_new_session=True,
     )
+
+
+def _kill(pid: int) -> None:
+    """A process and all that it has started, for Ansible's workers are in sessions of their own."""
+    with contextlib.suppress(OSError):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        os.kill(pid, signal.SIGKILL)
+        for child in children:
+            _kill(int(child))
 
 
 def _end() -> None:

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -46,8 +49,21 @@ def test_it_says_the_same_and_ends_alike(ansible: Ansible, playbook: Path) -> No
     assert [run(anew=False), run(anew=False)] == [started] * 2
 
 
+def running(argv: list[str]) -> bool:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_text().split("\0")[:-1] == argv:
+                return True
+    return False
+
+
 def test_what_takes_too_long_is_ended_and_the_next_runs(playbook: Path) -> None:
-    newest = found_cores()[-1]
+    newest, seconds = found_cores()[-1], str(1_000_000 + os.getpid())
     with pytest.raises(subprocess.TimeoutExpired):
-        newest.playbook(playbook, variables={"said": "", "seconds": 3600}, timeout=5)
+        newest.playbook(playbook, variables={"said": "", "seconds": seconds}, timeout=8)
+    # What was killed is gone soon.
+    deadline = time.monotonic() + 120
+    while running(["sleep", seconds]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     assert newest.playbook(playbook, variables={"said": "", "seconds": 0}).returncode == 2
