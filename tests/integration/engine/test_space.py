@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
@@ -14,53 +16,75 @@ import pytest
 
 from ansible_collections.vmforge.backup.plugins.module_utils import _pull
 from ansible_collections.vmforge.backup.plugins.module_utils._guard import free_bytes
-from tests.bed.guest import MIB, Disk, Guest
+from tests.bed.guest import MIB, Disk, Guest, scratch_directory
 
 from .driver import Engine, assert_unhurt, job, run, wait_for
 from .ends import SLOW, assert_failed, assert_next_run_is_good
 
 
-@pytest.fixture
-def flood(place: Path, libvirt_daemon: None) -> Iterator[Callable[[], Guest]]:
-    """A guest that overwrites its disk as fast as it can."""
-    made: list[Guest] = []
+def mounted(image: Path, path: Path, mib: int) -> None:
+    """Mount an ext4 of so many MiB."""
+    run(["truncate", "-s", str(mib * MIB), str(image)])
+    run(["/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal", str(image)])
+    path.mkdir()
+    run(["mount", "-o", "loop", str(image), str(path)])
+    path.chmod(0o755)
 
-    def make() -> Guest:
-        path = place / "flood.raw"
+
+@pytest.fixture(scope="module")
+def flooder(libvirt_daemon: None) -> Iterator[Guest]:
+    """A guest that overwrites its disk as fast as it can; beside it a small file system, of before its QEMU began."""
+    with scratch_directory("flood") as place:
+        path, small = place / "flood.raw", place / "small"
         path.write_bytes(os.urandom(64 * MIB))
-        guest = Guest("flood", place, [Disk(path, format="raw")], mode="flood")
-        made.append(guest)
-        guest.define().start()
-        guest.wait(r"flooded (\d{2,}) MiB")
-        return guest
+        mounted(place / "small.img", small, 96)
+        try:
+            with Guest("flood", place, [Disk(path, format="raw")], mode="flood") as guest:
+                guest.wait(r"flooded (\d{2,}) MiB")
+                guest.virsh("suspend", guest.name)
+                yield guest
+        finally:
+            run(["umount", str(small)])
+
+
+@pytest.fixture
+def flooding(flooder: Guest) -> Iterator[Guest]:
+    """It runs while the test does."""
+    flooder.virsh("resume", flooder.name)
+    yield flooder
+    flooder.virsh("suspend", flooder.name)
+
+
+@pytest.fixture
+def small_scratch(engine: Engine, flooder: Guest) -> Iterator[Callable[[int], Path]]:
+    """Let the engine have its scratch files where about so many MiB are free."""
+    small = flooder.directory / "small"
+
+    def make(free_mib: int) -> Path:
+        (small / "taken").write_bytes(bytes(free_bytes(str(small)) - free_mib * MIB))
+        engine.scratch_dir = small / "scratch"
+        engine.scratch_dir.mkdir(mode=0o711)
+        return engine.scratch_dir
 
     yield make
-    for guest in made:
-        guest.undefine()
+    shutil.rmtree(small / "scratch")
+    (small / "taken").unlink()
 
 
 @pytest.fixture
 def small_fs(place: Path) -> Iterator[Callable[[int], Path]]:
     """Mount an ext4 of so many MiB."""
-    mounted: list[Path] = []
+    with contextlib.ExitStack() as stack:
 
-    def make(mib: int) -> Path:
-        image, path = place / "small.img", place / "small"
-        run(["truncate", "-s", str(mib * MIB), str(image)])
-        run(["/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal", str(image)])
-        path.mkdir(exist_ok=True)
-        run(["mount", "-o", "loop", str(image), str(path)])
-        mounted.append(path)
-        path.chmod(0o755)
-        return path
+        def make(mib: int) -> Path:
+            mounted(place / "small.img", place / "small", mib)
+            stack.callback(run, ["umount", str(place / "small")])
+            return place / "small"
 
-    yield make
-    for path in mounted:
-        run(["umount", str(path)])
+        yield make
 
 
-def test_scratch_max_is_reached(engine: Engine, guest: Guest, flood: Callable[[], Guest]) -> None:
-    flooding = flood()
+def test_scratch_max_is_reached(engine: Engine, flooding: Guest) -> None:
     entry = engine.fail(flooding, "scratch_full", rate_limit=MIB, scratch_max=8 * MIB)
     assert "Raise scratch_max" in entry["error"]["message"]
     assert flooding.state() == "running"
@@ -71,14 +95,10 @@ def test_scratch_max_is_reached(engine: Engine, guest: Guest, flood: Callable[[]
 
 
 def test_the_file_system_of_scratch_fills_up(
-    engine: Engine, flood: Callable[[], Guest], small_fs: Callable[[int], Path]
+    engine: Engine, flooding: Guest, small_scratch: Callable[[int], Path]
 ) -> None:
     """Faster than any watch may look: the guest pauses at a full disk, and is let go on without having lost a write."""
-    scratch = small_fs(96) / "scratch"
-    scratch.mkdir(mode=0o711)
-    (scratch.parent / "taken").write_bytes(bytes(20 * MIB))
-    engine.scratch_dir = scratch
-    flooding = flood()
+    scratch = small_scratch(70)
     entry = engine.run(flooding, rate_limit=MIB)
     assert entry["result"] == "failed"
     assert entry["error"]["code"] in ("scratch_full", "guest_paused")
@@ -91,16 +111,12 @@ def test_the_file_system_of_scratch_fills_up(
 
 
 def test_a_guest_that_was_paused_goes_on(
-    engine: Engine, flood: Callable[[], Guest], small_fs: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+    engine: Engine, flooding: Guest, small_scratch: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The guards look away until QEMU has met the full file system itself."""
     monkeypatch.setattr(_pull.ScratchGuard, "__call__", lambda _self: None)
     monkeypatch.setattr(_pull.SpaceGuard, "__call__", lambda _self: None)
-    scratch = small_fs(80) / "scratch"
-    scratch.mkdir(mode=0o711)
-    (scratch.parent / "taken").write_bytes(bytes(40 * MIB))
-    engine.scratch_dir = scratch
-    flooding = flood()
+    scratch = small_scratch(36)
     entry = engine.fail(flooding, "guest_paused", rate_limit=MIB)
     assert "paused by a write error" in entry["error"]["message"]
     assert flooding.state() == "running"
@@ -117,7 +133,7 @@ def test_the_target_is_too_small_from_the_start(engine: Engine, guest: Guest, sm
     assert_failed(engine, guest, code="no_space", says="Prune old backups")
 
 
-@pytest.mark.parametrize("free_mib", [0, 60])
+@pytest.mark.parametrize("free_mib", [0, pytest.param(60, marks=pytest.mark.exhaustive)])
 def test_the_target_fills_up_in_the_middle(
     engine: Engine, guest: Guest, small_fs: Callable[[int], Path], free_mib: int
 ) -> None:
