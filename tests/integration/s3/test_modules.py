@@ -148,12 +148,14 @@ def test_files_up_and_down(keep: Run, tmp_path: Path) -> None:
         keep(sha256="0" * 64, **up)
 
 
+@pytest.mark.once
 def test_download_of_nothing(keep: Run, tmp_path: Path) -> None:
     with pytest.raises(VMForgeError) as caught:
         keep(key="nothing", state="downloaded", dest=str(tmp_path / "x"))
     assert caught.value.code == "not_found"
 
 
+@pytest.mark.once
 def test_overwrite_false_keeps_what_is_there(keep: Run) -> None:
     keep(key="once", content="first", overwrite=False)
     assert not keep(key="once", content="first", overwrite=False).changed
@@ -162,6 +164,7 @@ def test_overwrite_false_keeps_what_is_there(keep: Run) -> None:
     assert caught.value.code == "s3_exists"
 
 
+@pytest.mark.once
 def test_an_object_of_another_tool_is_uploaded_once_more(keep: Run, server: S3Server, prefix: str) -> None:
     client = server.client()
     client.put_object(Bucket=server.bucket, Key=f"{prefix}/foreign", Body=b"hello")
@@ -170,6 +173,7 @@ def test_an_object_of_another_tool_is_uploaded_once_more(keep: Run, server: S3Se
     assert not keep(key="foreign", content="hello").changed
 
 
+@pytest.mark.once
 def test_listing(keep: Run, look: Run) -> None:
     for name in ("a", "dir/b", "dir/sub/c", "dirt"):
         keep(key=name, content="")
@@ -182,6 +186,7 @@ def test_listing(keep: Run, look: Run) -> None:
     assert look(path="elsewhere").values["objects"] == []
 
 
+@pytest.mark.once
 def test_abandoned_uploads(keep: Run, look: Run, make_store: MakeStore, server: S3Server) -> None:
     store = make_store(server)
     upload = store.multipart(store.config.key("images/left"))
@@ -201,6 +206,7 @@ def test_abandoned_uploads(keep: Run, look: Run, make_store: MakeStore, server: 
     assert store.list_multiparts(store.config.prefix) == []
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -250,7 +256,8 @@ def has_part(client: Any, bucket: str, store: S3Store) -> bool:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.once
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)])
 def test_an_upload_that_is_stopped_leaves_no_part(
     server: S3Server, make_store: MakeStore, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -277,6 +284,7 @@ def test_an_upload_that_is_stopped_leaves_no_part(
     assert store.list(store.config.prefix) == []
 
 
+@pytest.mark.once
 def test_few_rights(seaweed: S3Server, prefix: str) -> None:
     def run(keys: Keys | None, **options: Any) -> Outcome:
         return keep_object(Request(checked(OBJECT_ARGUMENTS, seaweed.params(keys, s3_prefix=prefix, **options))))
@@ -295,6 +303,7 @@ def test_few_rights(seaweed: S3Server, prefix: str) -> None:
     assert not run(None, key="x", state="absent").changed
 
 
+@pytest.mark.once
 def test_locked_in_check_mode_too(seaweed: S3Server, bucket: Callable[..., str]) -> None:
     place = {"s3_bucket": bucket(lock=True), "key": "x"}
     lock = {"s3_object_lock_mode": "GOVERNANCE", "s3_object_lock_retain_until": "2099-01-01"}
@@ -371,7 +380,7 @@ def test_the_examples_run(
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("secret", ["right", "wrong"])
+@pytest.mark.parametrize("secret", ["right", pytest.param("wrong", marks=pytest.mark.exhaustive)])
 def test_no_secret_in_any_output(
     seaweed: S3Server, playbook: Callable[..., subprocess.CompletedProcess[str]], secret: str, tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_download_that_is_cut_goes_on(seaweed: S3Server, make_store: MakeStore
     assert (tmp_path / "copy").read_bytes() == data
 
 
+@pytest.mark.once
 def test_a_server_killed_and_started_again_in_the_middle(seaweed: S3Server, make_store: MakeStore) -> None:
     store = make_store(seaweed)
     upload = store.multipart(store.config.key("restart"))
@@ -123,6 +124,7 @@ def probes(store: S3Store) -> list[str]:
     return [upload[0] for upload in store.list_multiparts(store.config.key(_s3_checksum.PROBE_NAME))]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("operation", ["create_multipart_upload", "upload_part", "abort_multipart_upload"])
 @pytest.mark.parametrize("early", [True, False], ids=["before", "behind"])
 def test_a_signal_while_checksums_are_probed_leaves_no_upload(
@@ -147,6 +149,7 @@ def test_a_signal_while_checksums_are_probed_leaves_no_upload(
     assert probes(make_store(seaweed)) == []
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("how", ["finished", "younger than a minute"])
 def test_what_a_killed_probe_has_left_is_cleared(
     seaweed: S3Server, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, how: str
@@ -168,6 +171,7 @@ def test_what_a_killed_probe_has_left_is_cleared(
     assert len(probes(later)) == (0 if how == "finished" else 1)
 
 
+@pytest.mark.once
 def test_a_probe_that_another_run_has_cleared_is_no_failure(
     seaweed: S3Server, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
