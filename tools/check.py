@@ -43,7 +43,7 @@ from tests.bed.hypervisor import system_libvirt
 
 # More than cores: much of the time is waiting for guests and hosts.
 _JOBS = 4
-_WEIGHTS = {"fleet": 500, "roles": 300, "engine": 300, "database": 100, "s3": 100, "ui": 90}
+_WEIGHTS = {"fleet": 300, "roles": 300, "engine": 300, "database": 100, "s3": 100, "ui": 90}
 _SHARES = {"engine": 4, "roles": 2}
 CACHE = ROOT / ".cache"
 PACKAGE = "ansible_collections.vmforge.backup"
