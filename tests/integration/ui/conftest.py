@@ -205,7 +205,8 @@ def _process(argv: list[str], place: Path) -> Iterator[None]:
         "LANG": "C.UTF-8",
         "PATH": SYSTEM_PATH,
         "PYTHONPATH": f"{ROOT / '.collections'}:{UI / 'files'}",
-        "PYTHONDONTWRITEBYTECODE": "1",
+        # As the whole run of tests has it: what is imported is compiled once, and outside the tree.
+        "PYTHONPYCACHEPREFIX": str(ROOT / ".cache" / "pycache"),
     }
     with (place / "log").open("ab") as log:
         process = subprocess.Popen(argv, env=env, cwd=place, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
