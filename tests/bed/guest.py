@@ -146,7 +146,7 @@ class Guest:
     agent: bool = False
     fs: str = ""
     kib: int = 4
-    slots: int = 1024
+    slots: int = 256
     base: int = 1
     stride: int = 0
     mix: bool = False

@@ -29,7 +29,7 @@ while read -r module; do
 done < /modules/order
 
 # Orders, with their defaults.
-mode="idle" disks=vda agent=0 fs='' kib=4 slots=1024 base=1 stride=0 mix=0 limit=0 pause=0 sync=1
+mode="idle" disks=vda agent=0 fs='' kib=4 slots=256 base=1 stride=0 mix=0 limit=0 pause=0 sync=1
 # Set by name, per disk.
 dev='' S=1
 read -r cmdline < /proc/cmdline

@@ -30,7 +30,7 @@ class Geometry:
     """How a guest was told to write: the fields of :class:`tests.bed.guest.Guest` of the same names."""
 
     kib: int = 4
-    slots: int = 1024
+    slots: int = 256
     base: int = 1
     stride: int = 0
     mix: bool = False
