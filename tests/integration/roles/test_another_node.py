@@ -122,10 +122,16 @@ def test_a_connection_that_breaks_ends_no_backup(fleet: Fleet) -> None:
     node, ends = fleet.hosts["node1"], []
     find = ["find", "/var/lib/vmforge/backups", "-name", "*.partial"]
     slow = {"vmforge_backup_rate_limit": "300K", "vmforge_backup_type": "full", "vmforge_backup_progress_interval": 1}
+
+    def asked() -> int:
+        return node.run(["journalctl", "-q", "--no-pager"]).stdout.count("vmforge_backup_job")
+
+    before = asked()
     backup = threading.Thread(target=lambda: ends.append(play(fleet, "backup", vm=MACHINE, **slow)))
     backup.start()
     try:
-        wait(lambda: node.run(find).stdout != "" or not backup.is_alive(), "the backup", timeout=1200)
+        # To begin the work is asked once, how far it is again and again.
+        wait(lambda: asked() > before or not backup.is_alive(), "the backup", timeout=1200)
         [begun] = node.run(find).stdout.split()
         # All sessions, and what they have started.
         node.run(["pkill", "-KILL", "-f", "^sshd: root"])
