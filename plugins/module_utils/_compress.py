@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One guest cluster to its compressed form, as QEMU reads it back."""
+"""One guest cluster to its compressed form, as QEMU reads it back, and from there."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ DEFAULT_LEVELS = {"zstd": 1, "zlib": 1, "none": 0}
 MAX_LEVELS = {"zstd": 19, "zlib": 9, "none": 0}
 
 Compressor = Callable[[Union[bytes, bytearray, memoryview]], Any]
+Decompressor = Callable[[memoryview], bytes]
 
 
 def make_compressor(compression: str, level: int) -> Compressor | None:
@@ -40,6 +41,37 @@ def make_compressor(compression: str, level: int) -> Compressor | None:
         return packer.compress(data) + packer.flush()
 
     return deflate
+
+
+def make_decompressor(compression: str) -> Decompressor | None:
+    """A function that gives the cluster that compressed bytes, up to the end of their last sector, stand for.
+
+    A decompressor is used by one thread only. None where the zstandard library is missing.
+
+    Raises (the function):
+        ValueError: They stand for no cluster.
+    """
+    if compression == "zstd":
+        return None if zstandard is None else _unpack_zstd(zstandard.ZstdDecompressor())
+    return _inflate
+
+
+def _unpack_zstd(unpacker: Any) -> Decompressor:
+    def unpack(data: memoryview) -> bytes:
+        try:
+            cluster: bytes = unpacker.decompress(data, CLUSTER_SIZE)
+        except zstandard.ZstdError as error:
+            raise ValueError(str(error)) from error
+        return cluster
+
+    return unpack
+
+
+def _inflate(data: memoryview) -> bytes:
+    try:
+        return zlib.decompressobj(_WINDOW_BITS).decompress(data, CLUSTER_SIZE)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
 
 
 def _zstd_parameters(level: int) -> Any:

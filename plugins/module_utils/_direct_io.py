@@ -16,7 +16,7 @@ import os
 
 def aligned_buffer(size: int) -> mmap.mmap:
     """Memory that begins on a page, as direct I/O wants it."""
-    return mmap.mmap(-1, size)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def set_direct(descriptor: int, wanted: bool) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
-from typing import Callable
+from typing import Callable, Optional
 
 from ansible_collections.vmforge.backup.plugins.module_utils._copies import (
     Copy,
@@ -20,6 +20,10 @@ from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import a
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import S3Error, StorageError
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
 from ansible_collections.vmforge.backup.plugins.module_utils._parallel import in_parallel
+
+# A part that is good, and its bytes for as long as somebody wants them; None for those of a large part.
+Told = Callable[[int, Optional[memoryview]], None]
+_LARGE = 32 << 20
 
 
 class _Buffers(threading.local):
@@ -42,7 +46,7 @@ def find_damage(
     parallel: int,
     advance: Callable[[int], None],
     order: Sequence[int] | None = None,
-    proved: Callable[[int], None] | None = None,
+    proved: Told | None = None,
 ) -> list[Damage]:
     """Read one file of a copy whole and compare every part with the manifest.
 
@@ -52,7 +56,7 @@ def find_damage(
         parallel: Parts at once, each with a buffer.
         advance: Told of bytes read; from any thread.
         order: The numbers of all parts, as they are wanted; from the first to the last if not given.
-        proved: Told of each part that is good; from any thread.
+        proved: Told of each part that is good, and given it unless it is a large one; from any thread.
 
     Raises:
         S3Error, StorageError: It could not be read, which says nothing about it.
@@ -67,15 +71,16 @@ def find_damage(
     def check(index: int, _buffer: bytearray) -> None:
         number = index if order is None else order[index - 1]
         start, length = part_place(record, number)
+        part = own_memory(length) if proved is not None else None
         try:
-            digest = _digest(opened, start, length, buffers.view)
+            digest = _digest(opened, start, length, buffers.view, part)
         except DamagedError as error:
             found.append(Damage(copy.name, record.name, error.damage.problem, number, start))
         else:
             if digest != record.parts[number - 1]:
                 found.append(Damage(copy.name, record.name, "is not what was written", number, start))
             elif proved is not None:
-                proved(number)
+                proved(number, part)
         advance(length)
 
     try:
@@ -85,10 +90,17 @@ def find_damage(
     return sorted(found, key=lambda damage: damage.part or 0)
 
 
-def _digest(opened: OpenFile, start: int, length: int, buffer: memoryview) -> str:
+def own_memory(length: int) -> memoryview | None:
+    """Memory for one part; None for a large one."""
+    return memoryview(aligned_buffer(length)) if 0 < length <= _LARGE else None
+
+
+def _digest(opened: OpenFile, start: int, length: int, buffer: memoryview, part: memoryview | None) -> str:
+    """Of what is read, a buffer full at a time, for then it is still in the processor's cache."""
     digest = hashlib.sha256()
     for offset in range(0, length, len(buffer)):
-        view = buffer[: min(len(buffer), length - offset)]
+        step = min(len(buffer), length - offset)
+        view = buffer[:step] if part is None else part[offset : offset + step]
         opened.read(start + offset, view)
         digest.update(view)
     return digest.hexdigest()
@@ -127,15 +139,18 @@ class GoodParts:
         for _copy, opened in self._opened:
             opened.close()
 
-    def read(self, number: int) -> memoryview:
+    def read(self, number: int, into: memoryview | None = None) -> memoryview:
         """A part that is as it should be; valid until this thread's next call.
+
+        Args:
+            into: Memory for it, if it is to stay.
 
         Raises:
             DamagedError: No copy has it.
             S3Error, StorageError: The only copy that may have it cannot be read.
         """
         start, length = part_place(self.record, number)
-        view = self._buffers.view[:length]
+        view = self._buffers.view[:length] if into is None else into
         for copy, opened in self._opened:
             try:
                 if length:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
+from collections.abc import Iterator
 from typing import Callable, Union
 
 CLUSTER_BITS = 16
@@ -77,6 +78,11 @@ class ImageWriter:
         """Number of guest clusters, the last one possibly partial."""
         return -(-self.virtual_size // CLUSTER_SIZE)
 
+    @property
+    def size(self) -> int:
+        """Of the file so far, in bytes."""
+        return self._offset
+
     def add_compressed(self, index: int, data: Buffer) -> None:
         """Append a guest cluster whose compressed form is smaller than a cluster.
 
@@ -110,16 +116,24 @@ class ImageWriter:
 
     def add_zeros(self, first: int, count: int) -> None:
         """Mark a run of guest clusters as reading zero: a guest may discard a whole disk."""
-        while count:
-            number, slot = divmod(first, _L2_ENTRIES)
-            step = min(count, _L2_ENTRIES - slot)
-            if first + step > self.clusters or first < 0:
-                raise ValueError(f"clusters {first} to {first + step} are not all inside the image")
-            table = self._table(number)
-            if any(table[slot : slot + step]):
-                raise ValueError(f"a cluster of {first} to {first + step} was written twice")
+        for table, slot, step in self._slots(first, count):
             table[slot : slot + step] = array("Q", [_ZERO]) * step
-            first, count = first + step, count - step
+
+    def reserve_plain(self, first: int, count: int) -> int:
+        """Leave room for a run of guest clusters as they are, which somebody else writes.
+
+        Returns:
+            The offset in the file at which the run goes.
+        """
+        self._flush_plain()
+        self._pad()
+        offset = self._offset
+        for table, slot, step in self._slots(first, count):
+            end = self._offset + step * CLUSTER_SIZE
+            table[slot : slot + step] = array("Q", range(_COPIED | self._offset, _COPIED | end, CLUSTER_SIZE))
+            self._offset = end
+        self._refcounts.extend(array("H", [1]) * count)
+        return offset
 
     def finish(self) -> bytes:
         """Append the tables and return the header, which belongs at offset 0 and is at most one cluster long."""
@@ -144,6 +158,19 @@ class ImageWriter:
         if table[slot]:
             raise ValueError(f"cluster {index} was written twice")
         table[slot] = entry
+
+    def _slots(self, first: int, count: int) -> Iterator[tuple[array[int], int, int]]:
+        """The pieces of L2 tables, each with its first slot and its length, in which a run of clusters goes."""
+        if first < 0 or first + count > self.clusters:
+            raise ValueError(f"clusters {first} to {first + count} are not all inside the image")
+        while count:
+            number, slot = divmod(first, _L2_ENTRIES)
+            step = min(count, _L2_ENTRIES - slot)
+            table = self._table(number)
+            if any(table[slot : slot + step]):
+                raise ValueError(f"a cluster of {first} to {first + step} was written twice")
+            yield table, slot, step
+            first, count = first + step, count - step
 
     def _table(self, number: int) -> array[int]:
         table = self._l2.get(number)

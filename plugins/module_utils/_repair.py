@@ -26,7 +26,12 @@ from ansible_collections.vmforge.backup.plugins.module_utils._files import (
     sync_directory,
     write_file,
 )
-from ansible_collections.vmforge.backup.plugins.module_utils._good_parts import GoodParts, part_place
+from ansible_collections.vmforge.backup.plugins.module_utils._good_parts import (
+    GoodParts,
+    Told,
+    own_memory,
+    part_place,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._local import MANIFEST
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
 from ansible_collections.vmforge.backup.plugins.module_utils._parallel import in_parallel
@@ -96,7 +101,7 @@ def write_parts(
     *,
     parallel: int,
     advance: Callable[[int], None] | None = None,
-    proved: Callable[[int], None] | None = None,
+    proved: Told | None = None,
 ) -> None:
     """Write parts of a file at their places, each proved before; the file is made, or cut, where that is needed.
 
@@ -107,7 +112,8 @@ def write_parts(
         good: Gives them.
         parallel: How many at once.
         advance: Told of bytes written; from any thread.
-        proved: Told of each part that can be read now; from any thread. If it is given, nothing is synced.
+        proved: Told of each part that can be read now, and given it; from any thread. If there is one, nothing is
+            synced.
 
     Raises:
         DamagedError: A part is in no copy.
@@ -122,12 +128,14 @@ def write_parts(
 
             def fetch(index: int, _buffer: bytearray) -> None:
                 number = numbers[index - 1]
-                part = good.read(number)
-                write_at(descriptor, part, part_place(record, number)[0])
+                offset, length = part_place(record, number)
+                own = own_memory(length) if proved is not None else None
+                part = good.read(number, own)
+                write_at(descriptor, part, offset)
                 if advance is not None:
-                    advance(len(part))
+                    advance(length)
                 if proved is not None:
-                    proved(number)
+                    proved(number, own)
 
             if numbers:
                 in_parallel(len(numbers), parallel, 0, fetch)

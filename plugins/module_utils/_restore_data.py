@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes disks of the images in a backup: every part is proved, then ``qemu-img`` writes them in the wanted format."""
+"""Makes disks of the images in a backup: every part is proved before it is used."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class DiskMaker:
         else:
             self._put_used_aside(image)
             with self._open(image, image.staged) as file:
-                sources = prove_and_write(image, file, functools.partial(self.prove, image))
+                sources = prove_and_write(image, file, functools.partial(self.prove, image), parallel=self._parallel)
                 self._convert(sources, image, file)
             self._check_fetched()
             self._note_done(image)
@@ -137,7 +137,6 @@ class DiskMaker:
         Raises:
             DamagedError: A part is good in no copy.
         """
-        proved = proved or Proved()
         good = self._prove_local(image, proved)
         used = [LOCAL] if good else []
         missing = [layer for layer in image.layers if layer.id not in good]
@@ -149,14 +148,14 @@ class DiskMaker:
         self.sources[image.disk.target] = "+".join(dict.fromkeys(used))
         return [good[layer.id] for layer in image.layers]
 
-    def _prove_local(self, image: Image, proved: Proved) -> dict[str, Path]:
+    def _prove_local(self, image: Image, proved: Proved | None) -> dict[str, Path]:
         """Those layers whose local file is good, by the id of their backup."""
         local = [(layer, copy) for layer in image.layers for copy in layer.backup.copies if isinstance(copy, LocalCopy)]
         self._progress.enter(f"verifying {image.disk.target}", total=sum(layer.record.size for layer, _copy in local))
         good: dict[str, Path] = {}
         for layer, copy in local:
             try:
-                told = proved.begin(layer, copy.directory / layer.record.name)
+                told = proved.begin(layer, copy.directory / layer.record.name) if proved is not None else None
                 found = find_damage(
                     copy,
                     layer.record,
@@ -215,13 +214,14 @@ class DiskMaker:
         found = [(backup_id, damage) for damage in damages]
         self.damages += [one for one in found if one not in self.damages]
 
-    def _fetch(self, image: Image, layer: Layer, proved: Proved) -> Path:
+    def _fetch(self, image: Image, layer: Layer, proved: Proved | None) -> Path:
         """Put an image together from good parts; parts that an earlier run has fetched are proved and kept."""
         record, path = layer.record, image.fetched(layer)
         with storage_errors(f"opening {path}"):
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._fetched[path] = os.open(path, flags, 0o600)
-        wanted, told = in_order(record, layer.disk.virtual_size), proved.begin(layer, path)
+        wanted = in_order(record, layer.disk.virtual_size)
+        told = proved.begin(layer, path) if proved is not None else _ignore_part
         if path.exists() and path.stat().st_size == record.size:
             here = LocalCopy(path.parent)
             named = FileRecord(path.name, record.size, None, record.part_size, record.parts)
@@ -254,7 +254,8 @@ class DiskMaker:
                 told = time.monotonic()
                 self._progress.write()
 
-        return DiskFile(image, path, log=self._state / f"{image.disk.target}.log", tell=tell)
+        log = self._state / f"{image.disk.target}.log"
+        return DiskFile(image, path, log=log, tell=tell, parallel=self._parallel)
 
     def _put_used_aside(self, image: Image) -> None:
         """An image that was finished and then written to may be what a guest worked on; half an image is none."""
@@ -292,3 +293,7 @@ class DiskMaker:
 
 def _ignore(_count: int) -> None:
     """Parts that are here already are no progress."""
+
+
+def _ignore_part(_number: int, _part: memoryview | None) -> None:
+    """Nothing is written before all of them are good."""

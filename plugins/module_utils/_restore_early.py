@@ -5,132 +5,192 @@
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError, StorageError
-from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError
+from ansible_collections.vmforge.backup.plugins.module_utils._good_parts import Told
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_image import Image
-from ansible_collections.vmforge.backup.plugins.module_utils._restore_write import DiskFile
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_write import POLL_SECONDS, DiskFile
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import Layer
-from ansible_collections.vmforge.backup.plugins.module_utils._stored_map import (
-    STRETCH,
-    Stretch,
-    map_image,
-    next_run,
-    plan_stretches,
-    table_parts,
-)
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_image import SourceError, StoredImages
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_map import Stretch, Waiting, table_parts
 
-_POLL_SECONDS = 0.05
-# A piece is worth a program of its own from 64 MiB on; and more than so many would not make it faster.
-_LEAST_CLUSTERS, _MOST_PIECES = 1024, 8
+# What is proved and not yet written stays in memory, so that it is read once; up to so many bytes.
+_MEMORY = 192 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """An image of which parts are being proved.
+
+    Attributes:
+        path: Of the file that has them.
+        good: The numbers of those that are, in the order in which they came; more may come.
+        kept: Some of those, in memory.
+    """
+
+    path: Path
+    good: list[int] = field(default_factory=list)
+    kept: dict[int, memoryview] = field(default_factory=dict)
 
 
 class Proved:
-    """Which parts of a disk's images are proved so far, and in which file each image is. From any thread."""
+    """Which parts of a disk's images are proved so far, and in which file each image is. From any thread.
+
+    Attributes:
+        in_use: Whether something is being written of what is kept, so that there will be room again.
+    """
 
     def __init__(self) -> None:
-        self._files: dict[str, tuple[Path, set[int]]] = {}
+        self._begun: dict[str, Begun] = {}
         self._stopped = False
+        self._room = threading.Condition()
+        self._free = _MEMORY
+        self.in_use = False
 
-    def begin(self, layer: Layer, path: Path) -> Callable[[int], None]:
+    def begin(self, layer: Layer, path: Path) -> Told:
         """From now on the layer is this file, of which nothing is proved.
 
         Returns:
-            To be told of each part that is good; raises ``CancelledError`` once nobody wants to know any more.
+            To be told of each part that is good, and to be given it. Waits while there is no room for it and some is
+            being made. Raises ``CancelledError`` once nobody wants to know any more.
         """
-        good: set[int] = set()
-        self._files[layer.id] = (path, good)
+        begun = self._begun[layer.id] = Begun(path)
 
-        def add(number: int) -> None:
+        def add(number: int, part: memoryview | None) -> None:
+            if part is not None and self._has_room(len(part)):
+                begun.kept[number] = part
             if self._stopped:
                 raise CancelledError("What was being read is not needed any more.")
-            good.add(number)
+            begun.good.append(number)
 
         return add
+
+    def drop(self, begun: Begun, number: int) -> None:
+        """A part is not needed any more."""
+        part = begun.kept.pop(number, None)
+        if part is not None:
+            with self._room:
+                self._free += len(part)
+                self._room.notify_all()
 
     def stop(self) -> None:
         """Have the next one who tells something stop."""
         self._stopped = True
 
-    def look(self, layers: Sequence[Layer]) -> list[tuple[Path, set[int]]] | None:
-        """Each layer's file and its good parts, of which more may come; None while not all have been begun."""
-        files = [self._files.get(layer.id) for layer in layers]
-        found = [file for file in files if file is not None]
-        return found if len(found) == len(files) else None
+    def look(self, layers: Sequence[Layer]) -> list[Begun]:
+        """Each layer's file; none while not all have been begun."""
+        found = [self._begun[layer.id] for layer in layers if layer.id in self._begun]
+        return found if len(found) == len(layers) else []
+
+    def _has_room(self, length: int) -> bool:
+        with self._room:
+            while self._free < length:
+                if self._stopped or not self.in_use:
+                    # It is in the file as well.
+                    return False
+                self._room.wait(POLL_SECONDS)
+            self._free -= length
+            return True
 
 
-def prove_and_write(image: Image, file: DiskFile, prove: Callable[[Proved], list[Path]]) -> list[Path]:
+def prove_and_write(
+    image: Image, file: DiskFile, prove: Callable[[Proved], list[Path]], *, parallel: int
+) -> list[Path]:
     """Prove all that a disk is made of, and write what can be written meanwhile.
 
     Args:
         file: Takes the disk.
         prove: Does that, tells of each part, and returns the images' files. Called in another thread.
+        parallel: Stretches written at once.
     """
     proved = Proved()
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    with ThreadPoolExecutor(max_workers=1) as pool, ThreadPoolExecutor(max_workers=parallel) as writers:
         try:
             proving = pool.submit(prove, proved)
             try:
-                _write(image, file, proved, proving)
-            except StorageError:
-                if proving.done():
-                    raise
+                _write(image, file, proved, proving, writers)
+            except SourceError:
                 # What was proved may lie where nothing can be read any more. Another copy may do.
                 proving.result()
                 file.begin_anew()
         except BaseException:
             proved.stop()
+            file.stop()
             raise
         return proving.result()
 
 
-def _write(image: Image, file: DiskFile, proved: Proved, proving: Future[list[Path]]) -> None:
-    layers, size = image.layers, image.disk.virtual_size
-    stretches: list[Stretch] | None = None
-    written: set[int] = set()
-
-    def watch() -> None:
-        if proving.done():
-            # Raises why there is no more to come.
-            proving.result()
-
-    while not wait([proving], timeout=_POLL_SECONDS).done:
-        files = proved.look(layers)
-        if stretches is None and files is not None:
-            stretches = _map(layers, files, size)
-        if stretches is None or files is None:
-            continue
-        run = _next(stretches, written, [good for _path, good in files])
-        if run is not None:
-            file.write([path for path, _good in files], run.start * STRETCH, min(run.stop * STRETCH, size), watch)
-            written.update(run)
+def _write(
+    image: Image, file: DiskFile, proved: Proved, proving: Future[list[Path]], writers: ThreadPoolExecutor
+) -> None:
+    """Write until all is proved, or one of the images turns out to be another file than the one begun with."""
+    layers = image.layers
+    begun: list[Begun] = []
+    while not (begun and all(map(_has_tables, layers, begun))):
+        if wait([proving], POLL_SECONDS).done:
+            return
+        begun = proved.look(layers)
+    with StoredImages(layers, [one.path for one in begun], [one.kept for one in begun]) as sources:
+        _Writing(file, proved, begun, sources).run(proving, writers)
 
 
-def _next(stretches: Sequence[Stretch], written: Collection[int], good: Sequence[set[int]]) -> range | None:
-    least = max(_LEAST_CLUSTERS, sum(stretch.clusters for stretch in stretches) // _MOST_PIECES)
-    return next_run(stretches, written, lambda parts: all(map(set.issuperset, good, parts)), least=least)
+class _Writing:
+    """Writes the stretches of a disk as they become ready."""
+
+    def __init__(self, file: DiskFile, proved: Proved, begun: Sequence[Begun], sources: StoredImages) -> None:
+        self._file, self._proved, self._begun, self._sources = file, proved, begun, sources
+        self._waiting = Waiting(file.plan(sources))
+        self._seen = [0] * len(begun)
+        self._running: dict[Future[None], Stretch] = {}
+
+    def run(self, proving: Future[list[Path]], writers: ThreadPoolExecutor) -> None:
+        """Until all is proved and written, or an image turns out to be another file than the one begun with."""
+        left: list[Future[None]] = []
+        try:
+            while self._proved.look(self._sources.layers) == self._begun:
+                over = proving.done()
+                self._submit(writers)
+                self._collect([future for future in self._running if future.done()])
+                self._proved.in_use = bool(self._running)
+                if over:
+                    proving.result()
+                    if not self._running:
+                        break
+                self._file.tell()
+                pending: list[Future[Any]] = [*self._running, proving]
+                wait(pending[: -1 if over else None], POLL_SECONDS, FIRST_COMPLETED)
+        except BaseException:
+            self._file.stop()
+            raise
+        finally:
+            # Before the images are closed.
+            self._proved.in_use = False
+            left = [future for future in self._running if not future.cancel()]
+            wait(left)
+        self._collect(left)
+
+    def _submit(self, writers: ThreadPoolExecutor) -> None:
+        for image, begun in enumerate(self._begun):
+            for part in begun.good[self._seen[image] :]:
+                self._seen[image] += 1
+                for stretch in self._waiting.good(image, part):
+                    self._running[writers.submit(self._file.write, self._sources, stretch)] = stretch
+                if not self._waiting.is_used(image, part):
+                    self._proved.drop(begun, part)
+
+    def _collect(self, done: Iterable[Future[None]]) -> None:
+        for future in done:
+            stretch = self._running.pop(future)
+            future.result()
+            for image, part in self._waiting.written(stretch):
+                self._proved.drop(self._begun[image], part)
 
 
-def _map(layers: Sequence[Layer], files: Sequence[tuple[Path, set[int]]], size: int) -> list[Stretch] | None:
-    """None while a table is not proved; empty if an image is none of ours: then all is written at the end."""
-    images = []
-    for layer, (path, good) in zip(layers, files):
-        record, layer_size = layer.record, layer.disk.virtual_size
-        if not good.issuperset(table_parts(record, layer_size)):
-            return None
-        with storage_errors(f"reading {path}"), path.open("rb") as stream:
-            found = map_image(record, layer_size, functools.partial(_read, stream.fileno()))
-        if found is None:
-            return []
-        images.append(found)
-    return plan_stretches(images, size)
-
-
-def _read(descriptor: int, offset: int, length: int) -> bytes:
-    return os.pread(descriptor, length, offset)
+def _has_tables(layer: Layer, begun: Begun) -> bool:
+    return set(begun.good).issuperset(table_parts(layer.record, layer.disk.virtual_size))

@@ -1,142 +1,191 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writes a disk of the images that it is made of, at once or piece by piece. ``qemu-img`` does it."""
+"""Writes a disk into a new file, stretch by stretch, or has ``qemu-img`` write all of it."""
 
 from __future__ import annotations
 
-import json
 import os
-import time
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Callable
 
-from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import set_direct
-from ansible_collections.vmforge.backup.plugins.module_utils._errors import StorageError
+from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import aligned_buffer, set_direct, write_at
+from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError
 from ansible_collections.vmforge.backup.plugins.module_utils._files import storage_errors, sync_directory
-from ansible_collections.vmforge.backup.plugins.module_utils._programs import Background, need_program, run_program
+from ansible_collections.vmforge.backup.plugins.module_utils._qcow2 import CLUSTER_SIZE, Buffer, ImageWriter
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_convert import convert
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_image import Image
-from ansible_collections.vmforge.backup.plugins.module_utils._signals import shielded
-from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import layered
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_image import (
+    CLUSTERS_AT_ONCE,
+    SourceError,
+    StoredImages,
+)
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_map import (
+    Place,
+    Stretch,
+    find_clusters,
+    plan_stretches,
+    runs,
+)
 
-_POLL_SECONDS = 0.02
-_STOP_SECONDS = 10.0
-_INFO_SECONDS = 60.0
+POLL_SECONDS = 0.05
+
+
+class _Buffer(threading.local):
+    """Each thread's."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(aligned_buffer(CLUSTERS_AT_ONCE * CLUSTER_SIZE))
 
 
 class DiskFile:
     """The new file, or the block device, that takes a disk. A context, in which it is open; what a file held is lost.
+
+    A qcow2 file gets its data in the order of the disk, then the tables; and its header when all of that is on the
+    disk, so that half an image is none.
 
     Args:
         image: The disk.
         path: Of the file or device.
         log: Takes what ``qemu-img`` says.
         tell: Called again and again while something is written.
+        parallel: Stretches at once.
     """
 
-    def __init__(self, image: Image, path: Path, *, log: Path, tell: Callable[[], None]) -> None:
-        self._image, self._path, self._log, self._tell = image, path, log, tell
+    def __init__(self, image: Image, path: Path, *, log: Path, tell: Callable[[], None], parallel: int) -> None:
+        self._image, self._path, self._log, self._parallel = image, path, log, parallel
+        self.tell = tell
         self._size = image.disk.virtual_size
-        self._written: list[tuple[int, int]] = []
-        self._made = image.is_device
-        self._aio = "threads"
+        self._stretches: list[Stretch] = []
+        self._written: set[int] = set()
+        self._tables: list[Buffer] = []
+        self._layout: ImageWriter | None = None
+        self._buffer = _Buffer()
+        self._stopped = threading.Event()
 
     def __enter__(self) -> DiskFile:
         new = 0 if self._image.is_device else os.O_CREAT | os.O_EXCL
         with storage_errors(f"opening {self._path}"):
             if new:
                 self._path.unlink(missing_ok=True)
-            # Made before qemu-img does, with nobody's rights but ours. And open before it: qemu-img does not tell of a
-            # write that failed behind its back, and the kernel tells such an error only to those who had the file open.
+            # Made here also for qemu-img, with nobody's rights but ours. And open before it: qemu-img does not tell of
+            # a write that failed behind its back; the kernel tells such an error only to those who had the file open.
             self._descriptor = os.open(self._path, os.O_RDWR | new | os.O_CLOEXEC, 0o600)
-        self._cache = "none" if set_direct(self._descriptor, True) else "writeback"
+        self._direct = set_direct(self._descriptor, True)
         return self
 
     def __exit__(self, *_exception: object) -> None:
         os.close(self._descriptor)
 
-    def write(self, sources: Sequence[Path], start: int, end: int, watch: Callable[[], None] | None = None) -> None:
-        """Write the bytes of the disk from ``start`` to before ``end``, multiples of 512, that nobody has written yet.
+    def plan(self, sources: StoredImages) -> list[Stretch]:
+        """How the disk can be written piece by piece. To be called once.
 
         Args:
-            sources: The images, the topmost first. What the piece needs of them must be good.
-            watch: Called again and again; may raise, to end it.
+            sources: What it is made of, with good tables.
+
+        Returns:
+            The stretches, each to be written on its own; none if it can be written only as a whole.
+        """
+        if self._image.is_device or not sources.tables:
+            return []
+        layout = ImageWriter(self._size, compression="none", append=self._tables.append)
+        stretches = plan_stretches(sources.tables, layout.reserve_plain)
+        if stretches is None:
+            return []
+        self._stretches, self._layout = stretches, layout
+        with storage_errors(f"writing {self._path}"):
+            # What makes a file longer makes others wait.
+            os.ftruncate(self._descriptor, layout.size if self._image.format == "qcow2" else self._size)
+        return stretches
+
+    def write(self, sources: StoredImages, stretch: Stretch) -> None:
+        """Write one; from any thread.
 
         Raises:
+            SourceError: It cannot be read.
             StorageError: It cannot be written.
+            CancelledError: Nobody wants it any more.
         """
-        self._make(watch)
-        # Complete, so that no name in an image is followed: an image may have been moved, or another one put there.
-        source = layered([{"driver": "file", "filename": str(path)} for path in sources])
-        is_zero = [] if self._image.is_device else ["--target-is-zero"]
-        options = ["-n", *is_zero, "-t", self._cache, "-W", "-m", "8", "-f", "raw", "-O", "raw"]
-        self._run(["convert", *options, _window(source, start, end), _window(self._target(), start, end)], watch)
-        self._written.append((start, end))
+        places = find_clusters(sources.tables, stretch.number)
+        if len(places) != stretch.clusters:
+            raise SourceError(f"The images of {self._path} changed while they were read.", code="read_failed")
+        for begin in range(0, len(places), CLUSTERS_AT_ONCE):
+            if self._stopped.is_set():
+                raise CancelledError("What was being written is not needed any more.")
+            some = places[begin : begin + CLUSTERS_AT_ONCE]
+            data = self._buffer.view[: len(some) * CLUSTER_SIZE]
+            sources.read(some, data)
+            with storage_errors(f"writing {self._path}"):
+                self._put(some, stretch.rank + begin, data)
+        self._written.add(stretch.number)
 
-    def write_rest(self, sources: Sequence[Path]) -> None:
+    def write_all(self, sources: StoredImages, stretches: Iterable[Stretch], pool: ThreadPoolExecutor) -> None:
+        """Write these, some at once."""
+        running = [pool.submit(self.write, sources, stretch) for stretch in stretches]
+        try:
+            while running:
+                done, pending = wait(running, timeout=POLL_SECONDS, return_when="FIRST_EXCEPTION")
+                for future in done:
+                    future.result()
+                running = list(pending)
+                self.tell()
+        except BaseException:
+            self.stop()
+            raise
+
+    def write_rest(self, paths: Sequence[Path]) -> None:
         """Write all that was not written yet, and have it on the disk.
 
+        Args:
+            paths: Of the images' files, all good, the topmost first.
+
         Raises:
             StorageError: It cannot be written.
         """
-        self._make(None)
-        at = 0
-        for start, end in [*sorted(self._written), (self._size, self._size)]:
-            if at < start:
-                self.write(sources, at, start)
-            at = end
-        with storage_errors(f"syncing {self._path}"):
+        with StoredImages(self._image.layers, paths) as sources:
+            if self._layout is None:
+                self.plan(sources)
+            if self._layout is not None:
+                rest = [stretch for stretch in self._stretches if stretch.number not in self._written]
+                with ThreadPoolExecutor(max_workers=self._parallel) as pool:
+                    self.write_all(sources, rest, pool)
+        if self._layout is None:
+            convert(self._image, paths, self._path, direct=self._direct, log=self._log, tell=self.tell)
+        with storage_errors(f"writing {self._path}"):
+            if self._layout is not None:
+                self._finish(self._layout)
             os.fsync(self._descriptor)
             sync_directory(self._path.parent)
 
+    def stop(self) -> None:
+        """Have those who write stop."""
+        self._stopped.set()
+
     def begin_anew(self) -> None:
         """Forget all that was written."""
-        self._made = self._image.is_device
+        self._stopped.clear()
         self._written.clear()
 
-    def _make(self, watch: Callable[[], None] | None) -> None:
-        if not self._made:
-            self._run(["create", "-q", "-f", self._image.format, str(self._path), str(self._size)], watch)
-            self._aio = self._find_aio()
-            self._made = True
+    def _put(self, places: Sequence[Place], rank: int, data: memoryview) -> None:
+        if self._image.format == "qcow2":
+            write_at(self._descriptor, data, (1 + rank) * CLUSTER_SIZE)
+            return
+        at = 0
+        for first, count in runs(place.cluster for place in places):
+            offset, length = first * CLUSTER_SIZE, count * CLUSTER_SIZE
+            write_at(self._descriptor, data[at : at + min(length, self._size - offset)], offset)
+            at += length
 
-    def _target(self) -> dict[str, Any]:
-        driver = "host_device" if self._image.is_device else "file"
-        file = {"driver": driver, "filename": str(self._path), "aio": self._aio}
-        return {"driver": self._image.format, "file": file}
-
-    def _find_aio(self) -> str:
-        """With io_uring a disk is written in two thirds of the time; some kernels and builds of QEMU have it not."""
-        node = {"driver": "raw", "file": {"driver": "file", "filename": str(self._path), "aio": "io_uring"}}
-        done = run_program([_qemu_img(), "info", "json:" + json.dumps(node)], timeout=_INFO_SECONDS)
-        return "threads" if done.status else "io_uring"
-
-    def _run(self, arguments: Sequence[str], watch: Callable[[], None] | None) -> None:
-        setpriv = need_program("setpriv", debian="util-linux", redhat="util-linux-core")
-        writer: Background | None = None
-        try:
-            with shielded():
-                writer = Background([setpriv, "--pdeathsig", "KILL", "--", _qemu_img(), *arguments], log=self._log)
-            while not writer.ended():
-                time.sleep(_POLL_SECONDS)
-                self._tell()
-                if watch is not None:
-                    watch()
-        finally:
-            if writer is not None:
-                with shielded():
-                    writer.stop(patience=_STOP_SECONDS)
-        if writer.status():
-            reason = writer.said().replace("qemu-img: ", "") or f"status {writer.status()}"
-            target = self._image.disk.target
-            raise StorageError(f"Writing disk {target} to {self._path} failed: {reason}.", code="write_failed")
-
-
-def _qemu_img() -> str:
-    return need_program("qemu-img", debian="qemu-utils", redhat="qemu-img")
-
-
-def _window(node: dict[str, Any], start: int, end: int) -> str:
-    """A piece of a block device, as QEMU takes it."""
-    return "json:" + json.dumps({"driver": "raw", "offset": start, "size": end - start, "file": node})
+    def _finish(self, layout: ImageWriter) -> None:
+        if self._image.format != "qcow2":
+            return
+        set_direct(self._descriptor, False)
+        offset = layout.size
+        header = layout.finish()
+        for table in self._tables:
+            write_at(self._descriptor, memoryview(table), offset)
+            offset += len(table)
+        os.fsync(self._descriptor)
+        write_at(self._descriptor, memoryview(header), 0)

@@ -123,6 +123,16 @@ class Parser:
             assert stored == wanted, f"cluster {cluster}: refcount {stored}, but {wanted} references"
 
 
+def add_cluster(writer: ImageWriter, index: int, how: str, content: bytes) -> None:
+    if how == "zero":
+        writer.add_zero(index)
+    elif how == "plain":
+        writer.add_plain(index, content)
+    else:
+        packer = zlib.compressobj(1, zlib.DEFLATED, -12)
+        writer.add_compressed(index, packer.compress(content) + packer.flush())
+
+
 def write(
     size: int, clusters: list[tuple[int, str, bytes]], *, backing: tuple[str, str] | None = None, kind: str = "zlib"
 ) -> bytes:
@@ -130,13 +140,7 @@ def write(
     stream = bytearray(CLUSTER_SIZE)
     writer = ImageWriter(size, compression=kind, append=stream.extend, backing=backing)
     for index, how, content in clusters:
-        if how == "zero":
-            writer.add_zero(index)
-        elif how == "plain":
-            writer.add_plain(index, content)
-        else:
-            packer = zlib.compressobj(1, zlib.DEFLATED, -12)
-            writer.add_compressed(index, packer.compress(content) + packer.flush())
+        add_cluster(writer, index, how, content)
     header = writer.finish()
     assert len(header) <= CLUSTER_SIZE
     stream[: len(header)] = header
@@ -192,6 +196,29 @@ def test_a_run_of_zero_clusters(first: int, count: int) -> None:
     header = writer.finish()
     stream[: len(header)] = header
     assert Parser(bytes(stream)).parse().clusters == dict.fromkeys(range(first, first + count))
+
+
+@given(first=st.integers(0, 8192 + 9), count=st.integers(0, 40), before=st.integers(0, 3))
+@settings(deadline=None, max_examples=20)
+def test_room_is_left_where_the_same_clusters_would_be_written(first: int, count: int, before: int) -> None:
+    """Behind others, compressed ones and such that are still waiting."""
+    first += 2
+    kinds = ["compressed", "plain"][: before % 3]
+    clusters = [(index, how, content(how, index)) for index, how in enumerate(kinds)]
+    run = [(index, "plain", content("plain", index)) for index in range(first, first + count)]
+    size = (8192 + 60) * CLUSTER_SIZE
+    data = write(size, clusters)
+    stream = bytearray(CLUSTER_SIZE)
+    writer = ImageWriter(size, compression="zlib", append=stream.extend)
+    for index, how, cluster in clusters:
+        add_cluster(writer, index, how, cluster)
+    assert writer.reserve_plain(first, count) == len(stream) == writer.size - count * CLUSTER_SIZE
+    for _index, _how, cluster in run:
+        stream += cluster
+    header = writer.finish()
+    stream[: len(header)] = header
+    image = Parser(bytes(stream)).parse()
+    assert image.clusters == Parser(data).parse().clusters | {index: cluster for index, _how, cluster in run}
 
 
 def test_the_last_cluster_of_a_huge_disk() -> None:

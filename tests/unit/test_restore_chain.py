@@ -91,7 +91,7 @@ def test_every_point_comes_back(tmp_path: Path) -> None:
     maker = maker_of(chain, tmp_path)
     image = image_of(chain, "vda", tmp_path)
     paths = maker.prove(image)
-    with DiskFile(image, image.staged, log=tmp_path / "log", tell=lambda: None) as file:
+    with DiskFile(image, image.staged, log=tmp_path / "log", tell=lambda: None, parallel=2) as file:
         file.write_rest([moved / "vda.qcow2", *paths[1:]])
     assert image.staged.read_bytes() == points[-1].contents["vda"]
 

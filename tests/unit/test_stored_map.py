@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import shutil
 import struct
 import subprocess
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.vmforge.backup.plugins.module_utils import _restore_early, _stored_map
+from ansible_collections.vmforge.backup.plugins.module_utils import (
+    _restore_early,
+    _restore_write,
+    _stored_image,
+    _stored_map,
+)
 from ansible_collections.vmforge.backup.plugins.module_utils._copies import Damage, DamagedError
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError, StorageError
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
@@ -29,13 +37,17 @@ from ansible_collections.vmforge.backup.plugins.module_utils._restore_options im
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_source import find_source
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_write import DiskFile
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_chain import Layer
+from ansible_collections.vmforge.backup.plugins.module_utils._stored_image import SourceError, StoredImages
 from ansible_collections.vmforge.backup.plugins.module_utils._stored_map import (
     STRETCH_CLUSTERS,
+    StoredTables,
     Stretch,
+    Waiting,
+    find_clusters,
     in_order,
-    map_image,
-    next_run,
     plan_stretches,
+    read_tables,
+    runs,
     table_parts,
 )
 from tests.bed.backups import NODE, UUID
@@ -79,8 +91,8 @@ class Laid:
         size = self.record.part_size
         return set(range(offset // size + 1, (offset + length - 1) // size + 2)) if length else set()
 
-    def map(self) -> list[tuple[range, int]] | None:
-        return map_image(self.record, CLUSTERS * CLUSTER_SIZE, self.read)
+    def tables(self) -> StoredTables | None:
+        return read_tables(self.record, CLUSTERS * CLUSTER_SIZE, self.read)
 
 
 @settings(max_examples=30)
@@ -89,24 +101,33 @@ def test_a_stretch_needs_the_parts_of_all_its_clusters(
     indexes: set[int], chance: random.Random, part_bits: int
 ) -> None:
     laid = Laid(chance.sample(sorted(indexes), len(indexes)), chance, 1 << part_bits)
-    found = laid.map()
-    assert found is not None
-    assert len(found) == -(-CLUSTERS // STRETCH_CLUSTERS)
-    tables = table_parts(laid.record, CLUSTERS * CLUSTER_SIZE)
-    assert laid.read_parts <= set(tables)
+    tables = laid.tables()
+    assert tables is not None
+    reserved: list[int] = []
+    stretches = plan_stretches([tables], lambda first, count: reserved.extend(range(first, first + count)))
+    assert stretches is not None
+    assert reserved == sorted(laid.places)
+    proved = table_parts(laid.record, CLUSTERS * CLUSTER_SIZE)
+    assert laid.read_parts <= set(proved)
     order = in_order(laid.record, CLUSTERS * CLUSTER_SIZE)
-    assert order[: len(tables)] == tables
+    assert order[: len(proved)] == proved
     assert sorted(order) == list(range(1, len(laid.record.parts) + 1))
-    for number, (parts, count) in enumerate(found):
-        inside = [place for index, place in laid.places.items() if index // STRETCH_CLUSTERS == number]
-        assert count == len(inside)
-        assert set(parts) <= set(order)
-        for place in inside:
-            assert laid.parts(*place) <= set(parts)
-        # No part is waited for without a reason: a cluster is at most 128 KiB long as far as its entry says.
-        if inside:
-            first, last = min(inside)[0], max(inside)[0]
-            assert set(parts) <= laid.parts(first, last - first + 2 * CLUSTER_SIZE)
+    rank = 0
+    for stretch in stretches:
+        found = find_clusters([tables], stretch.number)
+        inside = [index for index in sorted(laid.places) if index // STRETCH_CLUSTERS == stretch.number]
+        assert [place.cluster for place in found] == inside
+        assert (stretch.clusters, stretch.rank) == (len(inside), rank)
+        needed: set[int] = set()
+        for place in found:
+            offset, length = laid.places[place.cluster]
+            # Up to the end of the last sector.
+            assert (place.offset, place.image) == (offset, 0)
+            assert length <= place.length <= length + 511
+            needed |= laid.parts(offset, min(place.length, laid.record.size - offset))
+        assert stretch.parts == (needed,)
+        rank += len(inside)
+    assert rank == len(laid.places)
 
 
 @pytest.mark.parametrize(
@@ -114,57 +135,84 @@ def test_a_stretch_needs_the_parts_of_all_its_clusters(
     [
         (0, b"QFX\xfb"), (4, b"\0\0\0\2"), (20, b"\0\0\0\x11"), (24, bytes(8)), (32, b"\0\0\0\1"), (36, b"\0\0\0\1"),
         (40, struct.pack(">Q", CLUSTER_SIZE)), (48, struct.pack(">Q", CLUSTER_SIZE)), (60, b"\0\0\0\1"),
-        (72, struct.pack(">Q", 1 << 4)), (88, struct.pack(">Q", 1)), ("an L2 table", struct.pack(">Q", CLUSTER_SIZE)),
+        (72, struct.pack(">Q", 1 << 4)), (72, struct.pack(">Q", 1 << 3)), (88, struct.pack(">Q", 1)),
+        ("an L2 table", struct.pack(">Q", CLUSTER_SIZE)),
     ],
 )  # fmt: skip
 def test_of_an_image_that_is_laid_out_otherwise_all_parts_are_needed(offset: int | str, value: bytes) -> None:
     laid = Laid(range(40), random.Random(1), 4096)
-    assert laid.map() is not None
+    assert laid.tables() is not None
     at = offset if isinstance(offset, int) else struct.unpack_from(">Q", laid.data, 40)[0]
     laid.data[at : at + len(value)] = value
-    assert laid.map() is None
+    assert laid.tables() is None
 
 
-STRETCHES = st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.booleans()), max_size=12)
+@pytest.mark.parametrize("entry", [1 << 40, 512, (1 << 62) | (1 << 40), (1 << 62) | 512])
+def test_an_entry_that_points_out_of_its_file_is_believed_by_nobody(entry: int) -> None:
+    laid = Laid(range(40), random.Random(1), 4096)
+    (l1,) = struct.unpack_from(">Q", laid.data, 40)
+    (l2,) = struct.unpack_from(">Q", laid.data, l1)
+    struct.pack_into(">Q", laid.data, (l2 & ~(1 << 63)) + 8 * 50, entry)
+    tables = laid.tables()
+    assert tables is not None
+    assert plan_stretches([tables], lambda _first, _count: None) is None
 
 
-@given(STRETCHES, st.integers(1, 5))
-def test_the_row_with_the_most_data_comes_next(rows: list[tuple[int, bool, bool]], least: int) -> None:
-    """Against all rows, one after the other."""
-    stretches = [Stretch((range(number, number + 1),), count) for number, (count, _good, _written) in enumerate(rows)]
-    free = [good and not written for _count, good, written in rows]
-    written = {number for number, row in enumerate(rows) if row[2]}
-    found = next_run(stretches, written, lambda parts: all(rows[p][1] for part in parts for p in part), least=least)
-    counts = {
-        (a, b): sum(count for count, _good, _written in rows[a:b])
-        for a in range(len(rows))
-        for b in range(a + 1, len(rows) + 1)
-        if all(free[a:b])
-    }
-    most = max(counts.values(), default=0)
-    if found is None:
-        assert most < least
-    else:
-        assert counts[(found.start, found.stop)] == most >= least
+class Said:
+    """Tables of which only the entries matter."""
+
+    def __init__(self, virtual_size: int, entries: dict[int, int]) -> None:
+        self.virtual_size = virtual_size
+        self._entries = entries
+
+    def entries(self, stretch: int) -> list[int]:
+        first = stretch * STRETCH_CLUSTERS
+        last = min(first + STRETCH_CLUSTERS, -(-self.virtual_size // CLUSTER_SIZE))
+        return [self._entries.get(index, 0) for index in range(first, last)]
 
 
-def test_a_smaller_image_has_nothing_behind_its_end() -> None:
-    low, high = [(range(1, 3), 5)], [(range(2, 3), 1), (range(4, 5), 2)]
-    size = (STRETCH_CLUSTERS + 1) * CLUSTER_SIZE
-    assert plan_stretches([high, low], size) == [
-        Stretch((range(2, 3), range(1, 3)), 6),
-        Stretch((range(4, 5), range(0)), 2),
-    ]
-    assert len(plan_stretches([high, low], CLUSTER_SIZE)) == 1
+WORDS = st.dictionaries(st.integers(0, 9), st.sampled_from([0, 1, 5 << 16, 6 << 16 | 1, 1 << 62 | 999]), max_size=10)
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster is a stretch, and worth a program."""
-    monkeypatch.setattr(_stored_map, "STRETCH_CLUSTERS", 1)
-    monkeypatch.setattr(_stored_map, "STRETCH", CLUSTER_SIZE)
-    monkeypatch.setattr(_restore_early, "STRETCH", CLUSTER_SIZE)
-    monkeypatch.setattr(_restore_early, "_LEAST_CLUSTERS", 1)
+@given(st.lists(st.tuples(st.integers(1, 10), WORDS), min_size=1, max_size=4))
+def test_the_topmost_image_that_says_anything_is_right(images: list[tuple[int, dict[int, int]]]) -> None:
+    """A smaller one has nothing behind its end; and zeros hide what is below."""
+    said: list[Any] = [Said(size * CLUSTER_SIZE - 512, words) for size, words in images]
+    found = {place.cluster: (place.image, place.offset) for place in find_clusters(said, 0)}
+    wanted = {}
+    for index in range(images[0][0]):
+        for number, (size, words) in enumerate(images):
+            entry = words.get(index, 0) if index < size else 0
+            if entry:
+                if entry >> 62 or not entry & 1:
+                    wanted[index] = (number, entry & ~(1 << 62))
+                break
+    assert found == wanted
+    assert list(found) == sorted(found)
+
+
+@given(
+    st.lists(st.tuples(st.frozensets(st.integers(1, 5)), st.frozensets(st.integers(1, 5))), max_size=6), st.randoms()
+)
+def test_a_stretch_is_ready_with_the_last_of_its_parts(rows: list[Any], chance: random.Random) -> None:
+    stretches = [Stretch(number, 0, 1, parts) for number, parts in enumerate(rows) if any(parts)]
+    waiting = Waiting(stretches)
+    coming = [(image, part) for image in (0, 1) for part in range(1, 6)]
+    chance.shuffle(coming)
+    here: set[tuple[int, int]] = set()
+    for one in coming:
+        before = {s.number for s in stretches if all((i, p) in here for i, ps in enumerate(s.parts) for p in ps)}
+        here.add(one)
+        after = {s.number for s in stretches if all((i, p) in here for i, ps in enumerate(s.parts) for p in ps)}
+        assert {stretch.number for stretch in waiting.good(*one)} == after - before
+        assert waiting.good(*one) == []
+
+
+@given(st.sets(st.integers(0, 30)))
+def test_runs_have_no_gaps(numbers: set[int]) -> None:
+    found = runs(sorted(numbers))
+    assert [n for first, count in found for n in range(first, first + count)] == sorted(numbers)
+    assert all(first + count < other for (first, count), (other, _count) in zip(found, found[1:]))
 
 
 class Arriving:
@@ -183,10 +231,12 @@ class Arriving:
         self.turns = threading.Semaphore(0)
         self.count = 0
 
-    def wait(self, futures: Sequence[Future[Any]], *, timeout: float) -> Any:
+    def wait(self, futures: Any, timeout: float | None = None, *more: Any) -> Any:
         """Whoever waits for more gets one part more."""
+        if timeout is None:
+            return wait(futures)
         self.turns.release()
-        return wait(futures, timeout=min(timeout, 0.01))
+        return wait(futures, 0.01, *more)
 
     def __call__(self, proved: Proved) -> list[Path]:
         paths = [self._layer(layer, proved) for layer in self.image.layers]
@@ -203,21 +253,21 @@ class Arriving:
         order, tables = in_order(record, size), len(table_parts(record, size))
         with path.open("r+b", buffering=0) as stream:
             for number in [*order[:tables], *self.chance.sample(order[tables:], len(order) - tables)]:
-                assert self.turns.acquire(timeout=300)
+                while not self.turns.acquire(timeout=0.01) and not proved._stopped:
+                    pass
                 stream.seek((number - 1) * record.part_size)
-                stream.write(whole[stream.tell() : stream.tell() + record.part_size])
-                told(number)
+                part = whole[stream.tell() : stream.tell() + record.part_size]
+                stream.write(part)
+                # Some are large, or there is no room for them.
+                told(number, memoryview(part) if self.chance.random() < 0.7 else None)
                 self.count += 1
         return path
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """With a chain; a cluster is a stretch, and worth a program."""
+    """With a chain; a cluster is a stretch."""
     monkeypatch.setattr(_stored_map, "STRETCH_CLUSTERS", 1)
-    monkeypatch.setattr(_stored_map, "STRETCH", CLUSTER_SIZE)
-    monkeypatch.setattr(_restore_early, "STRETCH", CLUSTER_SIZE)
-    monkeypatch.setattr(_restore_early, "_LEAST_CLUSTERS", 1)
     make_chain(tmp_path / "b" / UUID, 3, clusters=16, part_size=CLUSTER_SIZE)
     return tmp_path
 
@@ -231,14 +281,25 @@ def last_of(place: Path, image_format: str = "raw") -> Image:
 
 
 def arrive(image: Image, arriving: Arriving, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Prove and write it; how many pieces were written before all was proved."""
+    """Prove and write it; how many stretches were written before all was proved."""
     monkeypatch.setattr(_restore_early, "wait", arriving.wait)
-    with DiskFile(image, image.staged, log=arriving.place / "log", tell=lambda: None) as file:
-        sources = prove_and_write(image, file, arriving)
-        pieces = sorted(file._written)
-        assert all(one[1] <= other[0] for one, other in zip(pieces, pieces[1:])), "written twice"
+    with DiskFile(image, image.staged, log=arriving.place / "log", tell=lambda: None, parallel=2) as file:
+        sources = prove_and_write(image, file, arriving, parallel=2)
+        early = len(file._written)
         file.write_rest(sources)
-    return len(pieces)
+    return early
+
+
+def contents(image: Image, place: Path) -> bytes:
+    found = place / "found.img"
+    subprocess.run(["qemu-img", "convert", "-f", image.format, "-O", "raw", image.staged, found], check=True)
+    if image.format == "qcow2":
+        subprocess.run(["qemu-img", "check", "-q", image.staged], check=True)
+    return found.read_bytes()
+
+
+def wanted(place: Path) -> bytes:
+    return make_chain(place / "again", 3, clusters=16).points[-1].contents["vda"]
 
 
 @pytest.mark.once
@@ -248,34 +309,48 @@ def test_nothing_is_used_that_is_not_proved(
 ) -> None:
     image = last_of(place, image_format)
     assert arrive(image, Arriving(image, place, random.Random(seed)), monkeypatch) > 2
-    found = place / "found.img"
-    subprocess.run(["qemu-img", "convert", "-f", image_format, "-O", "raw", image.staged, found], check=True)
-    chain = make_chain(place / "again", 3, clusters=16)
-    assert found.read_bytes() == chain.points[-1].contents["vda"]
-    if image_format == "qcow2":
-        subprocess.run(["qemu-img", "check", "-q", image.staged], check=True)
+    assert contents(image, place) == wanted(place)
 
 
 @pytest.mark.once
-def test_a_piece_that_cannot_be_written_yet_is_written_when_all_is_proved(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_read_yet_is_read_when_all_is_proved(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it was read from may be gone, and another copy be there."""
     image = last_of(place)
-    arriving, run, failed = Arriving(image, place, random.Random(6)), DiskFile._run, []
+    arriving, write, failed = Arriving(image, place, random.Random(6)), DiskFile.write, []
 
-    def fails_once(file: DiskFile, arguments: Sequence[str], watch: Any) -> None:
-        if arguments[0] == "convert" and len(file._written) == 1 and not failed:
+    def fails_once(file: DiskFile, *arguments: Any) -> None:
+        if file._written and not failed:
             failed.append(1)
             arriving.turns.release(1000)
-            raise StorageError("cannot be read")
-        run(file, arguments, watch)
+            raise SourceError("cannot be read")
+        write(file, *arguments)
 
-    monkeypatch.setattr(DiskFile, "_run", fails_once)
+    monkeypatch.setattr(DiskFile, "write", fails_once)
     assert arrive(image, arriving, monkeypatch) == 0
     assert failed
-    chain = make_chain(place / "again", 3, clusters=16)
-    assert image.staged.read_bytes() == chain.points[-1].contents["vda"]
+    assert contents(image, place) == wanted(place)
+
+
+@pytest.mark.once
+def test_an_image_that_turns_out_to_be_another_file_is_read_from_there(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of it was good here; then all of it came from the other copy."""
+    image = last_of(place, "qcow2")
+    arriving, layer, begun = Arriving(image, place, random.Random(7)), Arriving._layer, []
+
+    def twice(self: Arriving, one: Layer, proved: Proved) -> Path:
+        if one is image.layers[-1] and not begun:
+            begun.append(layer(self, one, proved))
+            begun[0].rename(place / "was damaged")
+            (place / "was damaged").write_bytes(b"")
+            arriving.turns.release(1000)
+        return layer(self, one, proved)
+
+    monkeypatch.setattr(Arriving, "_layer", twice)
+    arrive(image, arriving, monkeypatch)
+    assert begun
+    assert contents(image, place) == wanted(place)
 
 
 @pytest.mark.once
@@ -286,10 +361,99 @@ def test_what_fails_ends_the_other_half(place: Path, monkeypatch: pytest.MonkeyP
     arriving = Arriving(image, place, random.Random(5))
 
     def stopped(*_arguments: object) -> None:
-        arriving.turns.release(1000)
         raise CancelledError("by SIGTERM")
 
     monkeypatch.setattr(DiskFile, "write", stopped)
     with pytest.raises(CancelledError, match="by SIGTERM"):
         arrive(image, arriving, monkeypatch)
     assert arriving.count < sum(len(layer.record.parts) for layer in image.layers)
+
+
+@pytest.mark.once
+def test_a_disk_that_is_full_ends_it_at_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = last_of(place)
+    arriving = Arriving(image, place, random.Random(8))
+
+    def full(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(_restore_write, "write_at", full)
+    with pytest.raises(StorageError, match="No space left") as caught:
+        arrive(image, arriving, monkeypatch)
+    assert caught.value.code == "target_full"
+    assert arriving.count < sum(len(layer.record.parts) for layer in image.layers)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("kind", ["no library", "another layout"])
+def test_qemu_img_writes_what_we_cannot(place: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    image = last_of(place, "qcow2")
+    if kind == "no library":
+        monkeypatch.setattr(_stored_image, "make_decompressor", lambda _compression: None)
+    else:
+        monkeypatch.setattr(_stored_image, "read_tables", lambda *_arguments: None)
+    assert arrive(image, Arriving(image, place, random.Random(3)), monkeypatch) == 0
+    assert contents(image, place) == wanted(place)
+
+
+def test_what_is_proved_waits_in_memory_as_long_as_there_is_room(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_restore_early, "_MEMORY", 250)
+    layers, part = last_of(place).layers[:1], memoryview(bytes(100))
+    proved = Proved()
+    told = proved.begin(layers[0], place)
+    (begun,) = proved.look(layers)
+    for number in (1, 2, 3):
+        told(number, part)
+    assert (begun.good, sorted(begun.kept)) == ([1, 2, 3], [1, 2]), "nobody made room, so nobody waited"
+    proved.in_use = True
+    waits = threading.Thread(target=told, args=(4, part))
+    waits.start()
+    proved.drop(begun, 3)
+    waits.join(0.2)
+    assert waits.is_alive()
+    proved.drop(begun, 1)
+    waits.join(60)
+    assert (begun.good, sorted(begun.kept)) == ([1, 2, 3, 4], [2, 4])
+    ends = threading.Timer(0.2, proved.stop)
+    ends.start()
+    with pytest.raises(CancelledError):
+        told(5, part)
+    ends.join()
+
+
+@pytest.mark.once
+def test_what_is_kept_in_memory_is_what_is_used(place: Path) -> None:
+    """It was proved; the file may be another one by now."""
+    shutil.rmtree(place / "b")
+    make_chain(place / "b" / UUID, 3, clusters=16, part_size=16 << 20)
+    image, proved = last_of(place, "qcow2"), Proved()
+    with DiskFile(image, image.staged, log=place / "log", tell=lambda: None, parallel=1) as file:
+        for layer in image.layers:
+            path = place / "b" / UUID / layer.id / layer.record.name
+            data = path.read_bytes()
+            proved.begin(layer, path)(1, memoryview(data))
+            path.write_bytes(data[:CLUSTER_SIZE].ljust(len(data), b"\0"))
+        begun = proved.look(image.layers)
+        paths = [one.path for one in begun]
+        with StoredImages(image.layers, paths, [one.kept for one in begun]) as sources:
+            for stretch in file.plan(sources):
+                file.write(sources, stretch)
+        file.write_rest(paths)
+    assert contents(image, place) == wanted(place)
+
+
+@pytest.mark.once
+def test_half_an_image_is_none(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header comes when all the rest is on the disk."""
+    image = last_of(place, "qcow2")
+    synced: list[bytes] = []
+    fsync = os.fsync
+
+    def watch(descriptor: int) -> None:
+        if os.path.sameopenfile(descriptor, os.open(image.staged, os.O_RDONLY)):
+            synced.append(image.staged.read_bytes()[:4])
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    arrive(image, Arriving(image, place, random.Random(3)), monkeypatch)
+    assert synced == [bytes(4), b"QFI\xfb"]

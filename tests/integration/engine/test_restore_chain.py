@@ -19,12 +19,13 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.vmforge.backup.plugins.module_utils import _restore_run, _restore_write
+from ansible_collections.vmforge.backup.plugins.module_utils import _restore_convert, _restore_run
 from ansible_collections.vmforge.backup.plugins.module_utils._errors import CancelledError, VMForgeError
 from ansible_collections.vmforge.backup.plugins.module_utils._module import Outcome, Request
 from ansible_collections.vmforge.backup.plugins.module_utils._programs import Background
 from ansible_collections.vmforge.backup.plugins.module_utils._restore import restore_backup
 from ansible_collections.vmforge.backup.plugins.module_utils._restore_options import RESTORE_ARGUMENTS
+from ansible_collections.vmforge.backup.plugins.module_utils._restore_write import DiskFile
 from tests.bed.backups import NODE
 from tests.bed.chains import ChainMaker, make_chain
 from tests.bed.guest import run
@@ -181,8 +182,10 @@ def test_sigterm_puts_the_old_state_back_and_keeps_what_is_made(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, step: str, kind: str
 ) -> None:
     before, xml = machine.contents, machine.xml
-    if step == WRITING:
-        monkeypatch.setattr(_restore_write, "Background", Interrupting)
+    if step == WRITING and kind == "files":
+        terminate(monkeypatch, DiskFile, "write", 2, "before")
+    elif step == WRITING:
+        monkeypatch.setattr(_restore_convert, "Background", Interrupting)
     else:
         terminate(monkeypatch, *STEPS[step])
     with pytest.raises(CancelledError if kind == "files" else VMForgeError, match="SIGTERM") as caught:
