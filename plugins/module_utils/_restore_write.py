@@ -30,7 +30,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._stored_map import 
     runs,
 )
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.02
 
 
 class _Buffer(threading.local):

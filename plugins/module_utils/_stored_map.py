@@ -19,8 +19,8 @@ from typing import Callable, NamedTuple
 from ansible_collections.vmforge.backup.plugins.module_utils._manifest import FileRecord
 from ansible_collections.vmforge.backup.plugins.module_utils._qcow2 import CLUSTER_BITS, CLUSTER_SIZE
 
-# 64 MiB of a disk, a whole fraction of what an L2 table describes.
-STRETCH_CLUSTERS = 1024
+# 16 MiB of a disk, a whole fraction of what an L2 table describes.
+STRETCH_CLUSTERS = 256
 
 _ENTRIES = CLUSTER_SIZE // 8
 _REFCOUNTS = CLUSTER_SIZE // 2
