@@ -77,30 +77,43 @@ def _has_data(descriptor: int, at: int) -> bool:
         return False
 
 
-def _compress(data: memoryview) -> int:
-    compress = zstandard.ZstdCompressor(level=1).compress
-    return sum(len(compress(data[at : at + _CLUSTER])) for at in range(0, len(data), _CLUSTER))
-
-
 _shared = b""
 
 
-def _compress_slice(bounds: tuple[int, int]) -> int:
-    return _compress(memoryview(_shared)[bounds[0] : bounds[1]])
+def _clusters(bounds: tuple[int, int]) -> list[memoryview]:
+    data = memoryview(_shared)
+    return [data[at : at + _CLUSTER] for at in range(*bounds, _CLUSTER)]
+
+
+def _compress(bounds: tuple[int, int]) -> float:
+    compress = zstandard.ZstdCompressor(level=1).compress
+    return _timed(lambda: [len(compress(cluster)) for cluster in _clusters(bounds)])
+
+
+def _unpack(bounds: tuple[int, int]) -> float:
+    compress, unpack = zstandard.ZstdCompressor(level=1).compress, zstandard.ZstdDecompressor().decompress
+    frames = [compress(cluster) for cluster in _clusters(bounds)]
+    return _timed(lambda: [len(unpack(frame)) for frame in frames])
 
 
 def compress_seconds(data: bytes, total: int) -> float:
     """Compressing so many bytes like these, a process per core; the data are in memory."""
+    return _on_all_cores(_compress, data, total)
+
+
+def unpack_seconds(data: bytes, total: int) -> float:
+    """Unpacking so many bytes like these, a process per core; what is unpacked is in memory."""
+    return _on_all_cores(_unpack, data, total)
+
+
+def _on_all_cores(seconds: Callable[[tuple[int, int]], float], data: bytes, total: int) -> float:
     global _shared
     _shared = data
     cores = os.cpu_count() or 1
     step = -(-len(data) // (cores * 4 * _CLUSTER)) * _CLUSTER
     slices = [(at, min(at + step, len(data))) for at in range(0, len(data), step)]
     with ProcessPoolExecutor(cores) as pool:
-        # They exist, and have the data, before the clock runs.
-        list(pool.map(_compress_slice, [(0, 0)] * cores))
-        seconds = _timed(lambda: list(pool.map(_compress_slice, slices)))
-    return seconds * total / len(data)
+        return sum(pool.map(seconds, slices)) / cores * total / len(data)
 
 
 def hash_seconds(data: bytes, total: int) -> float:

@@ -28,7 +28,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._verify_options imp
 from tests.bed.guest import Guest, run
 from tests.bed.s3 import S3Server
 from tests.bench.disks import GIB, make_disk, make_guest, start, warm
-from tests.bench.limits import client_of, hash_seconds
+from tests.bench.limits import client_of, hash_seconds, sample, unpack_seconds, write_seconds
 
 TARGETS = {"restore, local": 0.75, "restore, s3": 0.75, "verify, local": 0.75}
 INSTANT_SECONDS = 5.0
@@ -60,6 +60,7 @@ class Restores:
             start(guest)
             stored = self._back_up(guest)
             guest.destroy()
+            alone = self._measure_alone(image)
             works: dict[str, Callable[[], float | None]] = {
                 "restore, local": lambda: self._restore(guest, "backups"),
                 "restore, s3": lambda: self._restore(guest, "empty", **self._place()),
@@ -80,33 +81,42 @@ class Restores:
                     seconds[name].append(told if told is not None else time.monotonic() - began)
         finally:
             guest.undefine()
-        return self._report(seconds, stored)
+        return self._report(seconds, stored, alone)
 
-    def _report(self, seconds: dict[str, list[float]], stored: Path) -> dict[str, Any]:
+    def _report(self, seconds: dict[str, list[float]], stored: Path, alone: dict[str, float]) -> dict[str, Any]:
         median = {name: statistics.median(values) for name, values in seconds.items()}
         size = stored.stat().st_size
         with stored.open("rb") as stream:
             median["hash"] = hash_seconds(stream.read(min(size, 256 << 20)), size) / (os.cpu_count() or 1)
+        median.update(alone)
+        # Unpacking and writing together is what qemu-img does; at its fastest, for we use all that makes it faster.
+        convert = min(median[name] for name in ("qemu-img convert", "convert", "convert, io_uring"))
         limits = {
-            "restore, local": max(median["read"], median["hash"], median["convert"]),
-            "restore, s3": max(median["download"], median["hash"], median["convert"]),
+            "restore, local": max(median["read"], median["hash"], convert),
+            "restore, s3": max(median["download"], median["hash"], convert),
             "verify, local": max(median["read"], median["hash"]),
         }
-        best = {
-            "restore, local": max(median["read"], median["hash"], median["convert, io_uring"]),
-            "restore, s3": max(median["download"], median["hash"], median["convert, io_uring"]),
-        }
+        part = max(median["hash"], median["unpack"], median["write"])
+        slowest = {"restore, local": max(part, median["read"]), "restore, s3": max(part, median["download"])}
         return {
             "stored_bytes": size,
             "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},
             "median_seconds": {name: round(value, 2) for name, value in median.items()},
             "limit_share": {name: round(limit / median[name], 3) for name, limit in limits.items()},
-            # As far as QEMU goes with what a restore asks of it, which is not what it does by itself.
-            "best_share": {name: round(limit / median[name], 3) for name, limit in best.items()},
+            # Of the slowest of all parts, each by itself: what could be had with cores and disks to spare.
+            "part_share": {name: round(limit / median[name], 3) for name, limit in slowest.items()},
             "over_convert": {
                 name: round(median[name] / median["qemu-img convert"], 2) for name in ("restore, local", "restore, s3")
             },
         }
+
+    def _measure_alone(self, image: Path) -> dict[str, float]:
+        """What a restore does beside reading and hashing, each by itself."""
+        raw = self._directory / "raw"
+        run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(image), str(raw)])
+        data, total = sample(raw), raw.stat().st_blocks * 512
+        raw.unlink()
+        return {"unpack": unpack_seconds(data, total), "write": write_seconds(self._directory, total)}
 
     def _place(self) -> dict[str, Any]:
         return {"offsite": "s3", **self._s3.params(s3_prefix="restore")}
@@ -152,7 +162,7 @@ class Restores:
             raise RuntimeError(outcome.failure)
 
     def _convert(self, stored: Path, cache: str, *, aio: str = "threads") -> None:
-        """Believes what is there, and syncs as we do; we write with the cache mode ``none`` as well."""
+        """Believes what is there, and syncs as we do; we write past the page cache as well."""
         target = self._directory / "images" / "converted.qcow2"
         with stored.open("rb") as stream:
             size = read_header(stream.read(HEADER_SIZE)).virtual_size
@@ -211,8 +221,8 @@ def lines(report: dict[str, Any]) -> list[str]:
         words = f"share of the limit, {name}"
         verdict = "yes" if share >= TARGETS[name] else "NO"
         found.append(f"{words:36}{share:6.2f}   to reach: {TARGETS[name]:.2f}  {verdict}")
-    for name, share in report["best_share"].items():
-        found.append(f"{f'the same with io_uring, {name}':36}{share:6.2f}")
+    for name, share in report["part_share"].items():
+        found.append(f"{f'of the slowest part alone, {name}':44}{share:6.2f}")
     for name, ratio in report["over_convert"].items():
         found.append(f"{name + ' / qemu-img convert':36}{ratio:6.2f}")
     runs = report["median_seconds"]["instant, s3, runs"]
