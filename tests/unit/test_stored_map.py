@@ -12,6 +12,7 @@ import shutil
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import wait
 from pathlib import Path
@@ -253,8 +254,9 @@ class Arriving:
         order, tables = in_order(record, size), len(table_parts(record, size))
         with path.open("r+b", buffering=0) as stream:
             for number in [*order[:tables], *self.chance.sample(order[tables:], len(order) - tables)]:
+                until = time.monotonic() + 120
                 while not self.turns.acquire(timeout=0.01) and not proved._stopped:
-                    pass
+                    assert time.monotonic() < until
                 stream.seek((number - 1) * record.part_size)
                 part = whole[stream.tell() : stream.tell() + record.part_size]
                 stream.write(part)
