@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Verification of local copies: a thousand damages, none of which passes, and nothing good that is called bad."""
+"""Verification of local copies: random damages, none of which passes, and nothing good that is called bad."""
 
 from __future__ import annotations
 

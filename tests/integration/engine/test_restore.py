@@ -262,8 +262,8 @@ STEPS = {
 }
 
 
-# Each takes a restore and two boots: one always (of the other steps test_restore_chain.py has some), all of them by
-# make exhaustive.
+# Each takes a backup, a restore and sometimes a boot: one always (of the other steps test_restore_chain.py has some),
+# all of them by make exhaustive.
 _MORE = pytest.mark.exhaustive
 _ALWAYS = {"the boot": "before"}
 
