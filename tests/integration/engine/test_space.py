@@ -14,8 +14,8 @@ from typing import Callable
 
 import pytest
 
-from ansible_collections.vmforge.backup.plugins.module_utils import _pull
-from ansible_collections.vmforge.backup.plugins.module_utils._guard import free_bytes
+from ansible_collections.vmforge.backup.plugins.module_utils import _guard, _pull
+from ansible_collections.vmforge.backup.plugins.module_utils._guard import free_bytes, reserve_bytes
 from tests.bed.guest import MIB, Disk, Guest, scratch_directory
 
 from .driver import Engine, assert_unhurt, job, run, wait_for
@@ -49,10 +49,16 @@ def flooder(libvirt_daemon: None) -> Iterator[Guest]:
 
 @pytest.fixture
 def flooding(flooder: Guest) -> Iterator[Guest]:
-    """It runs while the test does."""
-    flooder.virsh("resume", flooder.name)
+    """It runs while the test does, whatever the test before did to it."""
+    if flooder.state() == "paused":
+        flooder.virsh("resume", flooder.name)
+    elif flooder.state() != "running":
+        flooder.destroy()
+        flooder.start()
+        flooder.wait(r"flooded (\d{2,}) MiB")
     yield flooder
-    flooder.virsh("suspend", flooder.name)
+    if flooder.state() == "running":
+        flooder.virsh("suspend", flooder.name)
 
 
 @pytest.fixture
@@ -131,6 +137,26 @@ def test_the_target_is_too_small_from_the_start(engine: Engine, guest: Guest, sm
     assert "Not enough space in" in failed["error"]["message"]
     assert_unhurt(engine, guest)
     assert_failed(engine, guest, code="no_space", says="Prune old backups")
+
+
+@pytest.mark.parametrize(("place_of", "code"), [("backup_dir", "target_full"), ("scratch_dir", "scratch_full")])
+def test_the_reserve_is_reached(
+    engine: Engine, guest: Guest, monkeypatch: pytest.MonkeyPatch, place_of: str, code: str
+) -> None:
+    """Long before a write fails, for a guest may need what is left: with all of it free it goes on, not with less."""
+    watched, asked = getattr(engine, place_of), []
+
+    def free(path: str) -> int:
+        if not Path(path).is_relative_to(watched):
+            return free_bytes(path)
+        asked.append(path)
+        return reserve_bytes(path) - (len(asked) > 1)
+
+    monkeypatch.setattr(_guard, "free_bytes", free)
+    entry = engine.fail(guest, code, rate_limit=SLOW)
+    assert "before that could hurt a guest" in entry["error"]["message"]
+    assert_unhurt(engine, guest)
+    assert engine.ready(guest) == []
 
 
 @pytest.mark.parametrize("free_mib", [0, pytest.param(60, marks=pytest.mark.exhaustive)])
