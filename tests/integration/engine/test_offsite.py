@@ -116,7 +116,7 @@ def test_only_in_s3_nothing_of_the_disks_is_ever_here(offsite: Engine, guest: Gu
     assert known["copies"] == ["s3"]
 
 
-@pytest.mark.parametrize("by_max_age", [pytest.param(False, marks=_MORE), True])
+@pytest.mark.parametrize("by_max_age", [False, pytest.param(True, marks=_MORE)])
 def test_s3_fails_in_the_middle_and_the_next_call_completes_it(
     offsite: Engine, guest: Guest, server: S3Server, proxy: Proxy, by_max_age: bool
 ) -> None:
