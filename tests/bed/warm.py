@@ -5,7 +5,8 @@
 
 It is the same script, run by the same Python with the same arguments, environment and directory. What is kept is what
 the import made of the environment and of ``ansible.cfg``, and the modules that were packed for sending; so each
-environment has a process of its own. They end with the tests.
+environment has a process of its own, and what is changed in ``plugins/`` while tests run is not seen by all of them.
+They end with the tests.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -113,6 +115,10 @@ def _start(programs: Path, env: Mapping[str, str], cwd: Path | None, within: Seq
 def _kill(pid: int) -> None:
     """A process and all that it has started, for Ansible's workers are in sessions of their own."""
     with contextlib.suppress(OSError):
+        # What stands still starts nothing between this look and its end.
+        os.kill(pid, signal.SIGSTOP)
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][1] not in "TtZX":
+            time.sleep(0.001)
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         os.kill(pid, signal.SIGKILL)
         for child in children:
