@@ -30,7 +30,7 @@ test: deps ## All of it: lint, unit, integration
 exhaustive: deps ## The cases that make test leaves out for time
 	@tools/deps.sh requirements/exhaustive.txt
 	@$(PYTHON) tools/environments.py exec -m pytest -q -m exhaustive tests/unit tests/integration
-	@$(PYTHON) tools/check.py fleet
+	@$(PYTHON) tools/check.py exhaustive
 	@$(PYTHON) tools/docs.py
 
 soak: deps ## Random campaigns against a guest: ROUNDS=20 or MINUTES=, SEED=

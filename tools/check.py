@@ -1,7 +1,7 @@
 # Copyright (c) VMForge contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs the checks of a checkout: ``check.py lint unit integration build``, in the order given.
+"""Runs the checks of a checkout: ``check.py lint unit integration exhaustive``, in the order given, or ``build`` alone.
 
 Independent steps run side by side; each says when it starts, when it is done and how long it took, and shows its
 output only if it failed (tests always show their summary).
@@ -283,16 +283,13 @@ def integration() -> list[Step]:
             Step(f"pytest, {name}", argv, env=env, summary=f"{_PYTEST_SUMMARY}|{_PYTEST_SLOWEST}", weight=weight)
         )
     if modern and modern is not system:
-        argv, env = _pytest(
-            modern,
-            "-m",
-            "s3 and not (once or exhaustive)",
-            "-o",
-            "cache_dir=.cache/pytest-boto3",
-            "tests/integration/s3",
-        )
-        steps.append(Step("pytest, s3 with the newest boto3", argv, env=env, summary=_PYTEST_SUMMARY))
+        steps.append(_newest_boto3(modern, "s3 and not (once or exhaustive)"))
     return [*steps, _fleet(molecule)]
+
+
+def _newest_boto3(environment: Environment, marks: str) -> Step:
+    argv, env = _pytest(environment, "-m", marks, "-o", "cache_dir=.cache/pytest-boto3", "tests/integration/s3")
+    return Step("pytest, s3 with the newest boto3", argv, env=env, summary=_PYTEST_SUMMARY)
 
 
 def _fleet(molecule: Environment, **variables: str) -> Step:
@@ -300,11 +297,12 @@ def _fleet(molecule: Environment, **variables: str) -> Step:
     return Step("molecule, fleet", argv, env={**_collection_env(molecule), **variables}, weight=_WEIGHTS["fleet"])
 
 
-def whole_fleet() -> list[Step]:
-    """The fleet scenario with all that ``make test`` leaves out."""
-    molecule = molecule_environment()
-    make_environments([molecule])
-    return [_fleet(molecule, VMFORGE_EXHAUSTIVE="yes")]
+def exhaustive() -> list[Step]:
+    """The fleet scenario, and S3 with the newest boto3, with all that ``make test`` leaves out."""
+    molecule, modern = molecule_environment(), unit_environment(UNIT_PYTHONS[-1])
+    make_environments([molecule, modern])
+    steps = [_newest_boto3(modern, "s3 and (once or exhaustive)")] if modern else []
+    return [*steps, _fleet(molecule, VMFORGE_EXHAUSTIVE="yes")]
 
 
 def _shares() -> list[tuple[str, list[Path]]]:
@@ -322,7 +320,7 @@ def _shares() -> list[tuple[str, list[Path]]]:
 
 def main(wanted: Sequence[str]) -> int:
     begun = time.monotonic()
-    checks = {"lint": lint, "unit": unit, "integration": integration, "fleet": whole_fleet}
+    checks = {"lint": lint, "unit": unit, "integration": integration, "exhaustive": exhaustive}
     if wanted == ["build"]:
         environment = lint_environment()
         make_environments([environment])

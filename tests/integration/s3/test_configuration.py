@@ -44,7 +44,6 @@ def test_missing_bucket(simple: S3Server, make_store: MakeStore) -> None:
     assert "no-such-bucket" in error.message
 
 
-@pytest.mark.once
 def test_missing_bucket_is_no_empty_one(seaweed: S3Server, make_store: MakeStore) -> None:
     # SeaweedFS makes a missing bucket when something is written, but not for these.
     store = make_store(seaweed, s3_bucket="no-such-bucket")
@@ -54,7 +53,6 @@ def test_missing_bucket_is_no_empty_one(seaweed: S3Server, make_store: MakeStore
         assert caught.value.code == "s3_no_bucket"
 
 
-@pytest.mark.once
 @pytest.mark.usefixtures("no_waiting")
 def test_no_upload_ever(make_store: MakeStore, tmp_path: Path) -> None:
     with rclone(tmp_path) as fresh:
@@ -63,7 +61,6 @@ def test_no_upload_ever(make_store: MakeStore, tmp_path: Path) -> None:
         assert store.abort_multiparts("") == []
 
 
-@pytest.mark.once
 @pytest.mark.usefixtures("no_waiting")
 def test_nothing_listens(make_store: MakeStore, simple: S3Server) -> None:
     error = failure(make_store(simple, s3_endpoint="http://127.0.0.1:1"))
@@ -71,7 +68,6 @@ def test_nothing_listens(make_store: MakeStore, simple: S3Server) -> None:
     assert "refused" in error.message
 
 
-@pytest.mark.once
 @pytest.mark.usefixtures("no_waiting")
 def test_unknown_host(make_store: MakeStore, simple: S3Server) -> None:
     error = failure(make_store(simple, s3_endpoint="http://nowhere.invalid"))
@@ -79,7 +75,6 @@ def test_unknown_host(make_store: MakeStore, simple: S3Server) -> None:
     assert "nowhere.invalid" in error.message
 
 
-@pytest.mark.once
 @pytest.mark.usefixtures("no_waiting")
 def test_https_where_http_is_spoken(server: S3Server, make_store: MakeStore) -> None:
     error = failure(make_store(server, s3_endpoint=server.endpoint.replace("http:", "https:")))
@@ -87,7 +82,6 @@ def test_https_where_http_is_spoken(server: S3Server, make_store: MakeStore) -> 
     assert "s3_ssl" in error.message
 
 
-@pytest.mark.once
 @pytest.mark.usefixtures("no_waiting")
 def test_http_where_https_is_spoken(simple: S3Server, make_store: MakeStore, tmp_path: Path) -> None:
     with tls_proxy(simple.port, tmp_path) as (proxy, _certificate):
@@ -96,7 +90,6 @@ def test_http_where_https_is_spoken(simple: S3Server, make_store: MakeStore, tmp
     assert "s3_ssl" in error.message
 
 
-@pytest.mark.once
 @pytest.mark.usefixtures("no_waiting")
 def test_http_to_a_server_that_says_so(simple: S3Server, make_store: MakeStore, tmp_path: Path) -> None:
     with tls_proxy(simple.port, tmp_path):

@@ -127,7 +127,6 @@ def test_an_expired_lock_is_none(seaweed: S3Server, make_store: MakeStore, bucke
     assert store.delete(key).confirmed
 
 
-@pytest.mark.once
 def test_keys_that_may_not_delete(seaweed: S3Server, make_store: MakeStore) -> None:
     store = make_store(seaweed, seaweed.no_delete)
     key = store.config.key("kept")
@@ -139,7 +138,6 @@ def test_keys_that_may_not_delete(seaweed: S3Server, make_store: MakeStore) -> N
     assert store.get(key, max_size=1) == b"x"
 
 
-@pytest.mark.once
 def test_keys_that_may_only_write(seaweed: S3Server, make_store: MakeStore) -> None:
     store = make_store(seaweed, seaweed.write_only)
     key = store.config.key("written")
@@ -167,7 +165,6 @@ def test_keys_that_may_only_write(seaweed: S3Server, make_store: MakeStore) -> N
     assert full.list_multiparts(full.config.prefix) == []
 
 
-@pytest.mark.once
 def test_keys_that_may_not_even_abort(
     seaweed: S3Server, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -189,7 +186,6 @@ def test_keys_that_may_not_even_abort(
     make_store(seaweed).abort_multiparts(store.config.prefix)
 
 
-@pytest.mark.once
 def test_keys_that_may_only_delete(seaweed: S3Server, make_store: MakeStore, bucket: MakeBucket) -> None:
     for place in (seaweed.bucket, bucket(versioning=True)):
         full = make_store(seaweed, s3_bucket=place)
@@ -205,7 +201,6 @@ def test_keys_that_may_only_delete(seaweed: S3Server, make_store: MakeStore, buc
     assert [found[1] for found in reaper.abort_multiparts(full.config.prefix)] == [upload.upload_id]
 
 
-@pytest.mark.once
 def test_keys_that_may_delete_but_not_look(seaweed: S3Server, make_store: MakeStore) -> None:
     full = make_store(seaweed)
     key = full.config.key("gone")
@@ -226,7 +221,6 @@ def test_a_marker_is_not_taken_for_a_deletion(seaweed: S3Server, make_store: Mak
         make_store(seaweed, seaweed.blind_delete, s3_bucket=name).delete(key)
 
 
-@pytest.mark.once
 def test_deleting_again_makes_a_marker_no_better(seaweed: S3Server, make_store: MakeStore, bucket: MakeBucket) -> None:
     """What is out of sight is not gone: also the second and the third deletion say so, until somebody may do it."""
     full = make_store(seaweed, s3_bucket=bucket(versioning=True))
@@ -244,7 +238,6 @@ def test_deleting_again_makes_a_marker_no_better(seaweed: S3Server, make_store: 
     assert full.list_stored(full.config.prefix) == []
 
 
-@pytest.mark.once
 def test_keys_without_a_right_to_versions_where_there_are_none(seaweed: S3Server, make_store: MakeStore) -> None:
     limited = make_store(seaweed, seaweed.no_versions)
     full = make_store(seaweed)
