@@ -143,7 +143,7 @@ def test_the_target_is_too_small_from_the_start(engine: Engine, guest: Guest, sm
 def test_the_reserve_is_reached(
     engine: Engine, guest: Guest, monkeypatch: pytest.MonkeyPatch, place_of: str, code: str
 ) -> None:
-    """Long before a write fails, for a guest may need what is left: with all of it free it goes on, not with less."""
+    """In the middle, long before a write fails: a guest may need what is left."""
     watched, asked = getattr(engine, place_of), []
 
     def free(path: str) -> int:
