@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,7 +54,9 @@ def test_missed_and_recorded_by_the_next_run(
     play_newest: Play, hypervisor: Hypervisor, storage: Storage, database: MariaDB
 ) -> None:
     web, db = hypervisor.web, hypervisor.db
-    database.sql(f"INSERT INTO backup_policies (vm_uuid, offsite) VALUES ('{web.uuid}', 's3')")
+    database.sql(
+        f"INSERT INTO backup_policies (vm_uuid, offsite, delete_local_after_upload) VALUES ('{web.uuid}', 's3', 1)"
+    )
     inventory = with_master(database)
     database.stop()
     try:
@@ -75,9 +78,10 @@ def test_missed_and_recorded_by_the_next_run(
     first_row, second_row = sorted(rows(database), key=lambda row: str(row["vm_uuid"] == web.uuid))
     assert (first_row["status"], first_row["storage"], first_row["meta"]["node"]) == ("ready", "local", "good")
     assert first_row["path"] == str(next(storage.backups.glob(f"{db.uuid}/*/manifest.json")).parent)
-    # Without a bucket its policy means a local backup, and is told of.
+    # Without a bucket its policy means a local backup that stays, and is told of.
     assert f"{web.name}: its policy wants a copy in S3, and no bucket is set here" in " ".join(second.text.split())
     assert (second_row["status"], second_row["storage"]) == ("ready", "local")
+    assert len(list(Path(second_row["path"]).glob("vd?.qcow2"))) == 2
 
 
 def test_policies_of_the_panel_are_obeyed(
