@@ -55,22 +55,38 @@ def wait_for(what: str, found: Callable[[], Any], timeout: float = 300) -> Any:
 
 @dataclass
 class Engine:
-    """The engine with its directories.
+    """The engine with its directories. At the end of a ``with`` block nothing that it began runs any more.
 
     Attributes:
         place: A directory that QEMU's user may enter.
         s3: Options of S3, for every call.
         namespace: Process in whose mount namespace backups run: that of a private libvirtd. 0 is this one.
+        under_way: Process ids of what was begun and not yet waited for.
     """
 
     place: Path
     s3: dict[str, Any] = field(default_factory=dict)
     namespace: int = 0
+    under_way: set[int] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.backup_dir, self.scratch_dir = self.place / "backups", self.place / "scratch"
         self.backup_dir.mkdir(mode=0o700, exist_ok=True)
         self.scratch_dir.mkdir(mode=0o711, exist_ok=True)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_unused: object) -> None:
+        # Of a test that failed: the guest is locked by it, and the next test has the same one.
+        for pid in tuple(self.under_way):
+            self.end(pid)
+
+    def end(self, pid: int) -> None:
+        """Kill what :meth:`start` began, with all its processes, and wait for that."""
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        self.under_way.discard(pid)
 
     def params(self, guest: Guest, **more: Any) -> dict[str, Any]:
         """Module options."""
@@ -106,6 +122,7 @@ class Engine:
         answer = self.place / f"answer-{time.monotonic_ns()}.json"
         pid = os.fork()
         if pid:
+            self.under_way.add(pid)
             return Running(self, guest, pid, answer)
         try:
             os.setsid()
@@ -202,10 +219,10 @@ class Running:
         deadline = time.monotonic() + timeout
         while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
             if time.monotonic() > deadline:
-                os.killpg(self.pid, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
+                self.engine.end(self.pid)
                 raise TimeoutError(f"the backup did not end within {timeout} s")
             time.sleep(0.02)
+        self.engine.under_way.discard(self.pid)
         if not self.answer.exists():
             return {}
         entry: Entry = json.loads(self.answer.read_bytes())

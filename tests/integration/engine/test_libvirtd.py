@@ -47,9 +47,11 @@ def shared() -> Iterator[Host]:
 
 
 @pytest.fixture
-def host(shared: Host, place: Path) -> Host:
-    """The same host, with an engine that knows nothing of any before."""
-    return Host(shared.libvirt, Engine(place, namespace=shared.libvirt.holder), shared.guest)
+def host(shared: Host, place: Path) -> Iterator[Host]:
+    """The same host, with an engine that knows nothing of any before; its libvirtd is there again afterwards."""
+    with Engine(place, namespace=shared.libvirt.holder) as engine:
+        yield Host(shared.libvirt, engine, shared.guest)
+    shared.libvirt.start()
 
 
 def assert_a_good_backup(host: Host) -> int:
