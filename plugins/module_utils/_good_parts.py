@@ -24,6 +24,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._parallel import in
 # A part that is good, and its bytes for as long as somebody wants them; None for those of a large part.
 Told = Callable[[int, Optional[memoryview]], None]
 _LARGE = 32 << 20
+_ALL_THREADS = 128 << 20
 
 
 class _Buffers(threading.local):
@@ -71,7 +72,7 @@ def find_damage(
     def check(index: int, _buffer: bytearray) -> None:
         number = index if order is None else order[index - 1]
         start, length = part_place(record, number)
-        part = own_memory(length) if proved is not None else None
+        part = own_memory(length, parallel) if proved is not None else None
         try:
             digest = _digest(opened, start, length, buffers.view, part)
         except DamagedError as error:
@@ -90,9 +91,10 @@ def find_damage(
     return sorted(found, key=lambda damage: damage.part or 0)
 
 
-def own_memory(length: int) -> memoryview | None:
-    """Memory for one part; None for a large one."""
-    return memoryview(aligned_buffer(length)) if 0 < length <= _LARGE else None
+def own_memory(length: int, parallel: int) -> memoryview | None:
+    """Memory for one part; None for a large one, or if so many at once would need too much."""
+    is_small = 0 < length <= _LARGE and length * parallel <= _ALL_THREADS
+    return memoryview(aligned_buffer(length)) if is_small else None
 
 
 def _digest(opened: OpenFile, start: int, length: int, buffer: memoryview, part: memoryview | None) -> str:

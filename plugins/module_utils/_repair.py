@@ -129,7 +129,7 @@ def write_parts(
             def fetch(index: int, _buffer: bytearray) -> None:
                 number = numbers[index - 1]
                 offset, length = part_place(record, number)
-                own = own_memory(length) if proved is not None else None
+                own = own_memory(length, parallel) if proved is not None else None
                 part = good.read(number, own)
                 write_at(descriptor, part, offset)
                 if advance is not None:

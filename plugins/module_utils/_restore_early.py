@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from ansible_collections.vmforge.backup.plugins.module_utils._stored_map import 
 
 # What is proved and not yet written stays in memory, so that it is read once; up to so many bytes.
 _MEMORY = 192 << 20
+_SUBMITTED = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +118,7 @@ def prove_and_write(
             try:
                 _write(image, file, proved, proving, writers)
             except SourceError:
-                # What was proved may lie where nothing can be read any more. Another copy may do.
+                # A file that nothing can be read from any more may turn out to be damaged; then there is another copy.
                 proving.result()
                 file.begin_anew()
         except BaseException:
@@ -137,16 +139,26 @@ def _write(
             return
         begun = proved.look(layers)
     with StoredImages(layers, [one.path for one in begun], [one.kept for one in begun]) as sources:
-        _Writing(file, proved, begun, sources).run(proving, writers)
+        stretches = file.plan(sources)
+        if stretches is not None:
+            _Early(file, proved, begun, sources, stretches).run(proving, writers)
 
 
-class _Writing:
+class _Early:
     """Writes the stretches of a disk as they become ready."""
 
-    def __init__(self, file: DiskFile, proved: Proved, begun: Sequence[Begun], sources: StoredImages) -> None:
+    def __init__(
+        self,
+        file: DiskFile,
+        proved: Proved,
+        begun: Sequence[Begun],
+        sources: StoredImages,
+        stretches: Sequence[Stretch],
+    ) -> None:
         self._file, self._proved, self._begun, self._sources = file, proved, begun, sources
-        self._waiting = Waiting(file.plan(sources))
+        self._waiting = Waiting(stretches)
         self._seen = [0] * len(begun)
+        self._ready: deque[Stretch] = deque()
         self._running: dict[Future[None], Stretch] = {}
 
     def run(self, proving: Future[list[Path]], writers: ThreadPoolExecutor) -> None:
@@ -155,12 +167,13 @@ class _Writing:
         try:
             while self._proved.look(self._sources.layers) == self._begun:
                 over = proving.done()
+                self._look()
                 self._submit(writers)
                 self._collect([future for future in self._running if future.done()])
                 self._proved.in_use = bool(self._running)
                 if over:
                     proving.result()
-                    if not self._running:
+                    if not self._running and not self._ready:
                         break
                 self._file.tell()
                 pending: list[Future[Any]] = [*self._running, proving]
@@ -175,20 +188,25 @@ class _Writing:
             wait(left)
         self._collect(left)
 
-    def _submit(self, writers: ThreadPoolExecutor) -> None:
+    def _look(self) -> None:
         for image, begun in enumerate(self._begun):
             for part in begun.good[self._seen[image] :]:
                 self._seen[image] += 1
-                for stretch in self._waiting.good(image, part):
-                    self._running[writers.submit(self._file.write, self._sources, stretch)] = stretch
+                self._ready.extend(self._waiting.note_good(image, part))
                 if not self._waiting.is_used(image, part):
                     self._proved.drop(begun, part)
+
+    def _submit(self, writers: ThreadPoolExecutor) -> None:
+        # No more than are soon begun: to wait for many costs time.
+        while self._ready and len(self._running) < _SUBMITTED:
+            stretch = self._ready.popleft()
+            self._running[writers.submit(self._file.write, self._sources, stretch)] = stretch
 
     def _collect(self, done: Iterable[Future[None]]) -> None:
         for future in done:
             stretch = self._running.pop(future)
             future.result()
-            for image, part in self._waiting.written(stretch):
+            for image, part in self._waiting.note_written(stretch):
                 self._proved.drop(self._begun[image], part)
 
 

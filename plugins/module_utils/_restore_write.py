@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from ansible_collections.vmforge.backup.plugins.module_utils._direct_io import aligned_buffer, set_direct, write_at
@@ -60,7 +60,6 @@ class DiskFile:
         self._size = image.disk.virtual_size
         self._stretches: list[Stretch] = []
         self._written: set[int] = set()
-        self._tables: list[Buffer] = []
         self._layout: ImageWriter | None = None
         self._buffer = _Buffer()
         self._stopped = threading.Event()
@@ -79,25 +78,27 @@ class DiskFile:
     def __exit__(self, *_exception: object) -> None:
         os.close(self._descriptor)
 
-    def plan(self, sources: StoredImages) -> list[Stretch]:
-        """How the disk can be written piece by piece. To be called once.
+    def plan(self, sources: StoredImages) -> list[Stretch] | None:
+        """How the disk can be written piece by piece.
 
         Args:
             sources: What it is made of, with good tables.
 
         Returns:
-            The stretches, each to be written on its own; none if it can be written only as a whole.
+            The stretches, each to be written on its own; None if the disk can be written only as a whole.
         """
         if self._image.is_device or not sources.tables:
-            return []
-        layout = ImageWriter(self._size, compression="none", append=self._tables.append)
-        stretches = plan_stretches(sources.tables, layout.reserve_plain)
+            return None
+        is_qcow2 = self._image.format == "qcow2"
+        layout = ImageWriter(self._size, compression="none", append=self._append_table)
+        stretches = plan_stretches(sources.tables, layout.reserve_plain if is_qcow2 else _reserve_nothing)
         if stretches is None:
-            return []
+            return None
         self._stretches, self._layout = stretches, layout
+        self._end = layout.size if is_qcow2 else self._size
         with storage_errors(f"writing {self._path}"):
             # What makes a file longer makes others wait.
-            os.ftruncate(self._descriptor, layout.size if self._image.format == "qcow2" else self._size)
+            os.ftruncate(self._descriptor, self._end)
         return stretches
 
     def write(self, sources: StoredImages, stretch: Stretch) -> None:
@@ -108,32 +109,19 @@ class DiskFile:
             StorageError: It cannot be written.
             CancelledError: Nobody wants it any more.
         """
+        self._go_on()
         places = find_clusters(sources.tables, stretch.number)
         if len(places) != stretch.clusters:
-            raise SourceError(f"The images of {self._path} changed while they were read.", code="read_failed")
+            target = self._image.disk.target
+            raise SourceError(f"The stored images of disk {target} changed while they were read.", code="read_failed")
         for begin in range(0, len(places), CLUSTERS_AT_ONCE):
-            if self._stopped.is_set():
-                raise CancelledError("What was being written is not needed any more.")
+            self._go_on()
             some = places[begin : begin + CLUSTERS_AT_ONCE]
             data = self._buffer.view[: len(some) * CLUSTER_SIZE]
             sources.read(some, data)
             with storage_errors(f"writing {self._path}"):
                 self._put(some, stretch.rank + begin, data)
         self._written.add(stretch.number)
-
-    def write_all(self, sources: StoredImages, stretches: Iterable[Stretch], pool: ThreadPoolExecutor) -> None:
-        """Write these, some at once."""
-        running = [pool.submit(self.write, sources, stretch) for stretch in stretches]
-        try:
-            while running:
-                done, pending = wait(running, timeout=POLL_SECONDS, return_when="FIRST_EXCEPTION")
-                for future in done:
-                    future.result()
-                running = list(pending)
-                self.tell()
-        except BaseException:
-            self.stop()
-            raise
 
     def write_rest(self, paths: Sequence[Path]) -> None:
         """Write all that was not written yet, and have it on the disk.
@@ -148,9 +136,7 @@ class DiskFile:
             if self._layout is None:
                 self.plan(sources)
             if self._layout is not None:
-                rest = [stretch for stretch in self._stretches if stretch.number not in self._written]
-                with ThreadPoolExecutor(max_workers=self._parallel) as pool:
-                    self.write_all(sources, rest, pool)
+                self._write_all(sources, iter([one for one in self._stretches if one.number not in self._written]))
         if self._layout is None:
             convert(self._image, paths, self._path, direct=self._direct, log=self._log, tell=self.tell)
         with storage_errors(f"writing {self._path}"):
@@ -168,6 +154,38 @@ class DiskFile:
         self._stopped.clear()
         self._written.clear()
 
+    def _go_on(self) -> None:
+        if self._stopped.is_set():
+            raise CancelledError("What was being written is not needed any more.")
+
+    def _write_all(self, sources: StoredImages, stretches: Iterator[Stretch]) -> None:
+        lock = threading.Lock()
+
+        def work() -> None:
+            while True:
+                with lock:
+                    stretch = next(stretches, None)
+                if stretch is None:
+                    return
+                self.write(sources, stretch)
+
+        with ThreadPoolExecutor(max_workers=self._parallel) as pool:
+            try:
+                running = {pool.submit(work) for _thread in range(self._parallel)}
+                while running:
+                    done, running = wait(running, POLL_SECONDS, FIRST_EXCEPTION)
+                    for future in done:
+                        future.result()
+                    self.tell()
+            except BaseException:
+                self.stop()
+                raise
+
+    def _append_table(self, data: Buffer) -> None:
+        view = memoryview(data)
+        write_at(self._descriptor, view, self._end)
+        self._end += len(view)
+
     def _put(self, places: Sequence[Place], rank: int, data: memoryview) -> None:
         if self._image.format == "qcow2":
             write_at(self._descriptor, data, (1 + rank) * CLUSTER_SIZE)
@@ -182,10 +200,10 @@ class DiskFile:
         if self._image.format != "qcow2":
             return
         set_direct(self._descriptor, False)
-        offset = layout.size
         header = layout.finish()
-        for table in self._tables:
-            write_at(self._descriptor, memoryview(table), offset)
-            offset += len(table)
         os.fsync(self._descriptor)
         write_at(self._descriptor, memoryview(header), 0)
+
+
+def _reserve_nothing(_first: int, _count: int) -> None:
+    """In a raw file a cluster goes where it is on the disk."""

@@ -36,7 +36,7 @@ class _Mine(threading.local):
 
     def __init__(self) -> None:
         self.buffer = memoryview(aligned_buffer(_BUFFER))
-        self.unpack: dict[str, Decompressor | None] = {}
+        self.unpack: dict[str, Decompressor] = {}
 
 
 class StoredImages:
@@ -49,7 +49,8 @@ class StoredImages:
 
     Attributes:
         layers: As given.
-        tables: Of the images; empty if one of them was laid out otherwise, or cannot be decompressed here.
+        tables: Of the images; empty if one of them was laid out otherwise or cannot be decompressed here, or if they
+            are not of one size.
 
     Raises:
         SourceError: One cannot be read.
@@ -72,7 +73,9 @@ class StoredImages:
                 set_direct(self._descriptors[-1], True)
             found = [self._read_tables(number, layer) for number, layer in enumerate(self.layers)]
             known = [tables for tables in found if tables is not None and make_decompressor(tables.compression)]
-            self.tables = known if len(known) == len(found) else []
+            # Behind the end of a smaller one there are zeros, whatever lies below it.
+            sizes = {layer.disk.virtual_size for layer in self.layers}
+            self.tables = known if len(known) == len(found) and len(sizes) == 1 else []
             self._stack = stack.pop_all()
         return self
 
@@ -129,21 +132,21 @@ class StoredImages:
         return buffer[before : min(end, got)]
 
     def _unpack(self, place: Place, data: memoryview, into: memoryview) -> None:
-        tables = self.tables[place.image]
-        unpack = self._mine.unpack.get(tables.compression)
-        if unpack is None:
-            unpack = self._mine.unpack[tables.compression] = make_decompressor(tables.compression)
         try:
-            cluster = unpack(data) if place.compressed and unpack is not None else data
+            cluster = self._unpacker(place.image)(data) if place.compressed else data
         except ValueError as error:
             raise self._bad(place, str(error)) from error
         if len(cluster) != CLUSTER_SIZE:
             raise self._bad(place, f"it has {len(cluster)} bytes")
         into[:CLUSTER_SIZE] = cluster
-        valid = tables.virtual_size - place.cluster * CLUSTER_SIZE
-        if valid < CLUSTER_SIZE:
-            # A disk that grew: what lay behind the end of this image reads zero.
-            into[valid:CLUSTER_SIZE] = bytes(CLUSTER_SIZE - valid)
+
+    def _unpacker(self, image: int) -> Decompressor:
+        compression = self.tables[image].compression
+        found = self._mine.unpack.get(compression) or make_decompressor(compression)
+        if found is None:
+            raise ValueError(f"{compression} cannot be decompressed here")
+        self._mine.unpack[compression] = found
+        return found
 
     def _bad(self, place: Place, why: str) -> SourceError:
         path = self._paths[place.image]

@@ -67,13 +67,20 @@ class StoredTables:
     def __init__(self, record: FileRecord, virtual_size: int, compression: str, l1: array[int], read: Read) -> None:
         self.record, self.virtual_size, self.compression = record, virtual_size, compression
         self._l1, self._read = l1, read
+        self._last = (-1, array("Q"))
 
     def entries(self, stretch: int) -> array[int]:
         """The L2 entries of a stretch; none if there is nothing."""
         number, first = divmod(stretch * STRETCH_CLUSTERS, _ENTRIES)
-        offset = self._l1[number] & _TABLE_OFFSET if number < len(self._l1) else 0
-        count = min(STRETCH_CLUSTERS, _clusters(self.virtual_size) - stretch * STRETCH_CLUSTERS)
-        return _numbers(self._read(offset + 8 * first, 8 * count)) if offset and count > 0 else array("Q")
+        offset = self._l1[number] & _TABLE_OFFSET
+        if not offset:
+            return array("Q")
+        # Whoever asks for one stretch soon asks for the next.
+        last, table = self._last
+        if last != number:
+            table = _numbers(self._read(offset, CLUSTER_SIZE))
+            self._last = (number, table)
+        return table[first : first + STRETCH_CLUSTERS]
 
 
 @dataclass(frozen=True)
@@ -84,13 +91,13 @@ class Stretch:
         number: It begins with cluster ``number * STRETCH_CLUSTERS``.
         rank: How many clusters of data the disk has before it.
         clusters: How many it has itself.
-        parts: For each of the disk's images, the numbers of the parts that hold them.
+        parts: That hold them: the number of the image, and that of the part.
     """
 
     number: int
     rank: int
     clusters: int
-    parts: tuple[frozenset[int], ...]
+    parts: frozenset[tuple[int, int]]
 
 
 def table_parts(record: FileRecord, virtual_size: int) -> list[int]:
@@ -146,7 +153,7 @@ def find_clusters(images: Sequence[StoredTables], number: int) -> list[Place]:
     """The clusters of data in a stretch, in the order of the disk, each in the topmost image that says anything of it.
 
     Args:
-        images: Of the disk, the topmost first; a lower one that is smaller has nothing behind its end.
+        images: Of the disk, the topmost first, all of one size.
         number: Of the stretch.
     """
     first = number * STRETCH_CLUSTERS
@@ -154,7 +161,7 @@ def find_clusters(images: Sequence[StoredTables], number: int) -> list[Place]:
     found: dict[int, tuple[int, int]] = {}
     for image, tables in enumerate(images):
         for slot, entry in enumerate(tables.entries(number)):
-            if entry and slot not in found and slot < count:
+            if entry and slot < count and slot not in found:
                 found[slot] = (image, entry)
     return [
         _place(first + slot, image, entry)
@@ -167,7 +174,7 @@ def plan_stretches(images: Sequence[StoredTables], reserve: Callable[[int, int],
     """What of a disk can be written apart from the rest.
 
     Args:
-        images: Of the disk, the topmost first.
+        images: Of the disk, the topmost first, all of one size.
         reserve: Called with the first cluster and the length of each run of data, in the order of the disk.
 
     Returns:
@@ -179,16 +186,17 @@ def plan_stretches(images: Sequence[StoredTables], reserve: Callable[[int, int],
         places = find_clusters(images, number)
         if not places:
             continue
-        parts: tuple[set[int], ...] = tuple(set() for _image in images)
+        parts: set[tuple[int, int]] = set()
         for place in places:
             record = images[place.image].record
             end = min(place.offset + place.length, record.size)
             if not CLUSTER_SIZE <= place.offset < end or not (place.compressed or end - place.offset == CLUSTER_SIZE):
                 return None
-            parts[place.image].update(range(place.offset // record.part_size + 1, (end - 1) // record.part_size + 2))
+            numbers = range(place.offset // record.part_size + 1, (end - 1) // record.part_size + 2)
+            parts.update((place.image, part) for part in numbers)
         for first, count in runs(place.cluster for place in places):
             reserve(first, count)
-        stretches.append(Stretch(number, rank, len(places), tuple(map(frozenset, parts))))
+        stretches.append(Stretch(number, rank, len(places), frozenset(parts)))
         rank += len(places)
     return stretches
 
@@ -211,31 +219,27 @@ class Waiting:
         self._missing: dict[int, int] = {}
         self._by_part: dict[tuple[int, int], list[Stretch]] = {}
         for stretch in stretches:
-            self._missing[stretch.number] = sum(map(len, stretch.parts))
-            for part in _parts_of(stretch):
+            self._missing[stretch.number] = len(stretch.parts)
+            for part in stretch.parts:
                 self._by_part.setdefault(part, []).append(stretch)
         self._uses = {part: len(those) for part, those in self._by_part.items()}
 
-    def good(self, image: int, part: int) -> list[Stretch]:
+    def note_good(self, image: int, part: int) -> list[Stretch]:
         """A part is proved now: the stretches that lacked nothing else."""
         stretches = self._by_part.pop((image, part), [])
         for stretch in stretches:
             self._missing[stretch.number] -= 1
         return [stretch for stretch in stretches if not self._missing[stretch.number]]
 
-    def written(self, stretch: Stretch) -> list[tuple[int, int]]:
+    def note_written(self, stretch: Stretch) -> list[tuple[int, int]]:
         """A stretch is written now: the parts, each with the number of its image, that nothing else needs."""
-        for part in _parts_of(stretch):
+        for part in stretch.parts:
             self._uses[part] -= 1
-        return [part for part in _parts_of(stretch) if not self._uses[part]]
+        return [part for part in stretch.parts if not self._uses[part]]
 
     def is_used(self, image: int, part: int) -> bool:
         """Whether a stretch that is not written needs a part."""
         return self._uses.get((image, part), 0) > 0
-
-
-def _parts_of(stretch: Stretch) -> list[tuple[int, int]]:
-    return [(image, part) for image, parts in enumerate(stretch.parts) for part in parts]
 
 
 def _tables_at(record: FileRecord, virtual_size: int) -> int:
