@@ -15,8 +15,11 @@ import os
 
 
 def aligned_buffer(size: int) -> mmap.mmap:
-    """Memory that begins on a page, as direct I/O wants it."""
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    """Memory that begins on a page, as direct I/O wants it.
+
+    Shared with whoever is forked meanwhile: what is read into private memory may then be lost ("NOTES" of open(2)).
+    """
+    return mmap.mmap(-1, size)
 
 
 def set_direct(descriptor: int, wanted: bool) -> bool:
